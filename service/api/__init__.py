@@ -1,0 +1,1 @@
+"""The REST interface: requests in, answers out, no decisions of its own."""

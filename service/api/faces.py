@@ -1,0 +1,123 @@
+"""Routes about faces in photos: identify, verify, detect, embed."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Depends, Request
+
+from service.api import render, uploads
+from service.api.access import Access, needs
+from service.api.dependencies import MetricsDep, ProductDep
+from service.api.problems import described
+from service.api.schemas import (
+    DetectionOut,
+    EmbeddingOut,
+    Id,
+    IdentificationOut,
+    IdentifyJson,
+    PhotoJson,
+    Point,
+    VerificationOut,
+    VerifyPersonJson,
+    VerifyPhotosJson,
+)
+from service.errors import InvalidRequestError
+from service.recognition.identify import identify
+from service.recognition.regions import cell_at, cell_of
+from service.recognition.verify import verify_person, verify_photos
+
+router = APIRouter(prefix="/v1", tags=["faces"])
+
+PHOTO_ERRORS = described(400, 401, 403, 413, 415, 422, 429)
+
+
+@router.post(
+    "/galleries/{gallery}/identify",
+    responses={**PHOTO_ERRORS, **described(404, 409)},
+    openapi_extra=uploads.described(IdentifyJson, ["photo"]),
+    dependencies=[Depends(needs("identify"))],
+)
+async def identify_faces(product: ProductDep, metrics: MetricsDep, request: Request, gallery: Id) -> IdentificationOut:
+    """Say whose faces a photo shows, each with its probability, at the target false-positive rate `fpir`."""
+    upload = await uploads.read_upload(request, "photo")
+    body = upload.model(IdentifyJson)
+    if (body.embedding is None) == ("photo" not in upload.photos):
+        raise InvalidRequestError("send exactly one of photo and embedding")
+    if body.context is not None:
+        _checked_region(body.context.region)
+    embedding = photo = None
+    if body.embedding is not None:
+        access: Access = request.app.state.access
+        await access.caller(request.headers.get("authorization", ""), "embed")
+        embedding = uploads.embedding_from(body.embedding, product.model.dim)
+    else:
+        photo = upload.one("photo")
+    done = await identify(product, gallery, photo, embedding, fpir=body.fpir, top=body.top)
+    for face in done.faces:
+        metrics.decisions.labels(gallery, face.decision).inc()
+        metrics.search.observe(face.search_ms / 1000)
+    return render.identification(done, product.model.name)
+
+
+def _checked_region(region: str | Point | None) -> None:
+    if isinstance(region, Point):
+        cell_at(region.lat, region.lon)
+    elif region is not None:
+        cell_of(region)
+
+
+@router.post(
+    "/galleries/{gallery}/people/{person}/verify",
+    responses={**PHOTO_ERRORS, **described(404, 409)},
+    openapi_extra=uploads.described(VerifyPersonJson, ["photo"]),
+    dependencies=[Depends(needs("identify"))],
+)
+async def verify_against_person(product: ProductDep, request: Request, gallery: Id, person: Id) -> VerificationOut:
+    """Say whether the largest face of a photo is this person's."""
+    upload = await uploads.read_upload(request, "photo")
+    body = upload.model(VerifyPersonJson, given=["photo"])
+    return render.verification(await verify_person(product, gallery, person, upload.one("photo"), fmr=body.fmr))
+
+
+@router.post(
+    "/verify",
+    responses=PHOTO_ERRORS,
+    openapi_extra=uploads.described(VerifyPhotosJson, ["photo_a", "photo_b"]),
+    dependencies=[Depends(needs("identify"))],
+)
+async def verify_two_photos(product: ProductDep, request: Request) -> VerificationOut:
+    """Say whether the largest faces of two photos are of one person."""
+    upload = await uploads.read_upload(request, "photo_a", "photo_b")
+    body = upload.model(VerifyPhotosJson, given=["photo_a", "photo_b"])
+    done = await verify_photos(product, upload.one("photo_a"), upload.one("photo_b"), fmr=body.fmr)
+    return render.verification(done)
+
+
+@router.post(
+    "/faces/detect",
+    responses=PHOTO_ERRORS,
+    openapi_extra=uploads.described(PhotoJson, ["photo"]),
+    dependencies=[Depends(needs("identify"))],
+)
+async def detect_faces(product: ProductDep, request: Request) -> DetectionOut:
+    """Find the faces of a photo and say how well each is seen."""
+    upload = await uploads.read_upload(request, "photo")
+    upload.model(PhotoJson, given=["photo"])
+    photo = await product.reader.see(upload.one("photo"))
+    return DetectionOut(width=photo.width, height=photo.height, faces=[render.seen(face) for face in photo.faces])
+
+
+@router.post(
+    "/faces/embed",
+    responses=PHOTO_ERRORS,
+    openapi_extra=uploads.described(PhotoJson, ["photo"]),
+    dependencies=[Depends(needs("embed"))],
+)
+async def embed_faces(product: ProductDep, request: Request) -> EmbeddingOut:
+    """Give the embeddings of a photo's faces; needs a key with the scope `embed`."""
+    upload = await uploads.read_upload(request, "photo")
+    upload.model(PhotoJson, given=["photo"])
+    photo = await product.reader.see(upload.one("photo"))
+    embeddings = await product.reader.encode([face.crop for face in photo.faces])
+    faces = [render.embedded(face, embedding) for face, embedding in zip(photo.faces, embeddings, strict=True)]
+    model = product.model
+    return EmbeddingOut(model=model.name, model_digest=model.digest, dim=model.dim, faces=faces)

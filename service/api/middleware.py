@@ -1,0 +1,85 @@
+"""What happens round every request: an id, a limit on the body, a line in the log and a count."""
+
+from __future__ import annotations
+
+import logging
+import re
+import secrets
+import time
+from typing import Final
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.api.metrics import Metrics
+from service.api.problems import response
+from service.errors import RequestTooLargeError
+
+log = logging.getLogger("vultus.access")
+
+SANE_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+
+class Envelope:
+    """The outermost layer of the application.
+
+    Args:
+        app: what is wrapped.
+        metrics: counts requests.
+        max_body: largest body in bytes.
+    """
+
+    def __init__(self, app: ASGIApp, *, metrics: Metrics, max_body: int) -> None:
+        self.app = app
+        self.metrics = metrics
+        self.max_body = max_body
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        given = headers.get("x-request-id", "")
+        request_id = given if SANE_ID.fullmatch(given) else secrets.token_hex(10)
+        scope.setdefault("state", {})["request_id"] = request_id
+        started, status = time.perf_counter(), 500
+
+        async def sending(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message)["X-Request-Id"] = request_id
+            await send(message)
+
+        try:
+            if self._too_large(headers):
+                await response(self._refusal(), request_id)(scope, receive, sending)
+            else:
+                await self.app(scope, self._counted(receive), sending)
+        finally:
+            spent = time.perf_counter() - started
+            route = getattr(scope.get("route"), "path", "none")
+            self.metrics.requests.labels(scope["method"], route, str(status)).inc()
+            self.metrics.seconds.labels(route).observe(spent)
+            log.info("%s %s %d %.1f ms id=%s", scope["method"], route, status, spent * 1000, request_id)
+
+    def _too_large(self, headers: Headers) -> bool:
+        stated = headers.get("content-length", "")
+        return stated.isdecimal() and int(stated) > self.max_body
+
+    def _counted(self, receive: Receive) -> Receive:
+        taken = 0
+
+        async def receiving() -> Message:
+            nonlocal taken
+            message = await receive()
+            taken += len(message.get("body", b""))
+            if taken > self.max_body:
+                raise self._refusal()
+            return message
+
+        return receiving
+
+    def _refusal(self) -> RequestTooLargeError:
+        return RequestTooLargeError(f"a request has at most {self.max_body} bytes", limit=self.max_body)

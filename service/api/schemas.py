@@ -1,0 +1,539 @@
+"""What goes over the wire: the bodies of requests and answers, with examples for the documentation."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
+
+from service.recognition.ids import valid_id
+
+Id = Annotated[str, AfterValidator(valid_id)]
+"""An identifier of a gallery or a person."""
+
+Rate = Annotated[float, Field(gt=0, lt=1)]
+"""An error rate."""
+
+MOST_ATTRIBUTES = 16_384
+"""Characters of free JSON kept for a person or a gallery."""
+
+
+def _example(value: dict[str, Any]) -> ConfigDict:
+    return ConfigDict(extra="forbid", json_schema_extra={"examples": [value]})
+
+
+def _small(value: dict[str, Any] | None) -> dict[str, Any] | None:
+    if value is not None and len(json.dumps(value)) > MOST_ATTRIBUTES:
+        raise ValueError(f"free JSON has at most {MOST_ATTRIBUTES} characters")
+    return value
+
+
+FreeJson = Annotated[dict[str, Any], AfterValidator(_small)]
+
+
+class Problem(BaseModel):
+    """An error (RFC 9457); `code` is stable, further members depend on it."""
+
+    model_config = ConfigDict(
+        extra="allow",
+        json_schema_extra={
+            "examples": [
+                {
+                    "type": "urn:vultus:error:no_face",
+                    "title": "No face was found in the photo",
+                    "status": 422,
+                    "code": "no_face",
+                    "detail": "no face was found in the photo",
+                    "request_id": "5f0c1e7a2b9d4c6e8f10",
+                }
+            ]
+        },
+    )
+
+    type: str
+    title: str
+    status: int
+    code: str
+    detail: str
+    request_id: str
+
+
+# --- galleries ---
+
+
+class GalleryIn(BaseModel):
+    """A gallery to create."""
+
+    model_config = _example({"name": "staff", "fpir": 0.003})
+
+    name: Id
+    fpir: Rate | None = None
+    attributes: FreeJson = Field(default_factory=dict)
+
+
+class GalleryPatch(BaseModel):
+    """What shall change; what is left out stays."""
+
+    model_config = _example({"fpir": 0.001})
+
+    fpir: Rate | None = None
+    attributes: FreeJson | None = None
+
+
+class GalleryOut(BaseModel):
+    """A gallery."""
+
+    model_config = _example(
+        {
+            "name": "staff",
+            "model": "sface",
+            "model_digest": "9b74c9897bac770ffc029102a200c5de",
+            "dim": 128,
+            "revision": 42,
+            "people": 17,
+            "faces": 40,
+            "fpir": 0.003,
+            "attributes": {},
+            "created_at": "2026-01-02T03:04:05Z",
+        }
+    )
+
+    name: str
+    model: str
+    model_digest: str
+    dim: int
+    revision: int
+    people: int
+    faces: int
+    fpir: float
+    attributes: dict[str, Any]
+    created_at: datetime
+
+
+class GalleryPage(BaseModel):
+    """Galleries by name; `next` is the cursor of the following page."""
+
+    galleries: list[GalleryOut]
+    next: str | None
+
+
+class GalleryDeleted(BaseModel):
+    """What went with a gallery."""
+
+    gallery: str
+    people: int
+    faces: int
+
+
+# --- people ---
+
+
+class Point(BaseModel):
+    """A place in degrees."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    lat: float
+    lon: float
+
+
+Digits = Annotated[str, Field(pattern="^[0-9]{2,8}$", description="last digits of the phone; kept as a keyed hash")]
+
+
+class PersonIn(BaseModel):
+    """Everything about a person but their faces."""
+
+    model_config = _example({"name": "Anna Example", "region": {"lat": 48.137, "lon": 11.575}, "digits": "1234"})
+
+    name: Annotated[str, Field(max_length=256)] | None = None
+    region: Annotated[str, Field(max_length=32)] | Point | None = None
+    device: Id | None = None
+    digits: Digits | None = None
+    attributes: FreeJson = Field(default_factory=dict)
+    consent: FreeJson | None = None
+    expires_at: datetime | None = None
+
+    @field_validator("expires_at")
+    @classmethod
+    def _with_zone(cls, value: datetime | None) -> datetime | None:
+        if value is not None and value.tzinfo is None:
+            raise ValueError("a time needs its zone, as in 2027-01-31T00:00:00Z")
+        return value
+
+
+class PersonPatch(PersonIn):
+    """What shall change; what is left out stays, null clears."""
+
+
+class BoxOut(BaseModel):
+    """Where a face is in its photo, in pixels."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+
+
+class FaceOut(BaseModel):
+    """A face that is kept."""
+
+    face: str
+    quality: float
+    box: BoxOut | None
+    created_at: datetime
+
+
+class PersonOut(BaseModel):
+    """A person; `digits` tells only whether some are kept."""
+
+    person: str
+    name: str | None
+    region: str | None
+    device: str | None
+    digits: bool
+    attributes: dict[str, Any]
+    consent: dict[str, Any] | None
+    expires_at: datetime | None
+    created_at: datetime
+    updated_at: datetime
+    revision: int
+    face_count: int
+    faces: list[FaceOut] | None = None
+
+
+class PersonPage(BaseModel):
+    """People by id; `next` is the cursor of the following page."""
+
+    people: list[PersonOut]
+    next: str | None
+
+
+class PersonForgotten(BaseModel):
+    """Proof that a person was forgotten."""
+
+    model_config = _example({"person": "anna", "revision": 43, "receipt": "r_5e884898da28047151d0e56f", "faces": 3})
+
+    person: str
+    revision: int
+    receipt: str
+    faces: int
+
+
+class FaceRemoved(BaseModel):
+    """A face that is no longer kept."""
+
+    person: str
+    face: str
+    revision: int
+
+
+# --- enrol ---
+
+
+class EnrollJson(BaseModel):
+    """An enrolment as JSON: photos in base64, or embeddings of the gallery's model (base64 of float32)."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    photo: str | list[str] = Field(default_factory=list)
+    embedding: str | list[str] = Field(default_factory=list)
+    quality: Annotated[float, Field(ge=0, le=1, description="of the embeddings' faces")] = 0.5
+
+
+class ResemblanceOut(BaseModel):
+    """Somebody else who is likely the same person."""
+
+    person: str
+    similarity: float
+
+
+class EnrolledOut(BaseModel):
+    """A face that was kept; `photo` is the place of its photo in the request, from 0."""
+
+    face: str
+    photo: int
+    box: BoxOut | None
+    quality: float
+    resembles: list[ResemblanceOut]
+
+
+class RefusedOut(BaseModel):
+    """A photo of which nothing was kept."""
+
+    model_config = ConfigDict(extra="allow")
+
+    photo: int
+    code: str
+    detail: str
+
+
+class EnrolmentOut(BaseModel):
+    """What became of each photo."""
+
+    model_config = _example(
+        {
+            "person": "anna",
+            "revision": 42,
+            "enrolled": [
+                {
+                    "face": "f_3c9909afec25354d551d",
+                    "photo": 0,
+                    "box": {"x": 61.0, "y": 70.2, "width": 128.4, "height": 166.0},
+                    "quality": 0.81,
+                    "resembles": [],
+                }
+            ],
+            "refused": [{"photo": 1, "code": "no_face", "detail": "no face was found in the photo"}],
+        }
+    )
+
+    person: str
+    revision: int
+    enrolled: list[EnrolledOut]
+    refused: list[RefusedOut]
+
+
+# --- detect, embed, identify, verify ---
+
+
+class QualityOut(BaseModel):
+    """How well a face is seen, each in [0, 1]; `score` folds the others."""
+
+    score: float
+    size: float
+    sharpness: float
+    pose: float
+    exposure: float
+    detection: float
+
+
+class PhotoJson(BaseModel):
+    """One photo in base64."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    photo: str
+
+
+class SeenOut(BaseModel):
+    """A face in a photo; landmarks are the eyes, the nose and the corners of the mouth."""
+
+    box: BoxOut
+    landmarks: list[tuple[float, float]]
+    score: float
+    quality: QualityOut
+
+
+class DetectionOut(BaseModel):
+    """The faces of a photo, largest first."""
+
+    width: int
+    height: int
+    faces: list[SeenOut]
+
+
+class EmbeddedOut(SeenOut):
+    """A face with its embedding: base64 of little-endian float32."""
+
+    embedding: str
+
+
+class EmbeddingOut(BaseModel):
+    """The embeddings of a photo's faces."""
+
+    model: str
+    model_digest: str
+    dim: int
+    faces: list[EmbeddedOut]
+
+
+class Claims(BaseModel):
+    """What the visitor says about themselves."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    person: Id | None = None
+    digits: Digits | None = None
+
+
+class Context(BaseModel):
+    """Where, when and by which device the probe was taken, and what was observed beside the face."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    device: Id | None = None
+    region: Annotated[str, Field(max_length=32)] | Point | None = None
+    time: datetime | None = None
+    observed: FreeJson | None = None
+    claims: Claims | None = None
+
+
+class IdentifyJson(BaseModel):
+    """An identify request as JSON; exactly one of `photo` and `embedding`."""
+
+    model_config = _example({"photo": "/9j/4AAQSkZJRg...", "context": {"device": "gate-7"}, "top": 3})
+
+    photo: str | None = None
+    embedding: str | None = None
+    context: Context | None = None
+    fpir: Rate | None = None
+    top: Annotated[int, Field(ge=1, le=100)] = 5
+    prior: Literal["on", "off"] = "on"
+
+
+class CandidateOut(BaseModel):
+    """A person whom the face may show."""
+
+    person: str
+    similarity: float
+    posterior: float
+    prior_log_odds: float
+
+
+class TierOut(BaseModel):
+    """People who were examined together."""
+
+    tier: str
+    scored: int
+    posterior: float
+
+
+class TraceOut(BaseModel):
+    """How the answer came about."""
+
+    scored: int
+    tiers: list[TierOut]
+
+
+class IdentifiedOut(BaseModel):
+    """The answer about one face; box, landmarks, score and quality are missing for a probe given as an embedding."""
+
+    box: BoxOut | None = None
+    landmarks: list[tuple[float, float]] | None = None
+    score: float | None = None
+    quality: float | None = None
+    decision: Literal["match", "unknown", "ask"]
+    person: str | None
+    similarity: float | None
+    posterior: float | None
+    threshold: float
+    fpir: float
+    candidates: list[CandidateOut]
+    trace: TraceOut
+
+
+class IdentificationOut(BaseModel):
+    """The answer about every face of the photo, largest first."""
+
+    model_config = _example(
+        {
+            "gallery": "staff",
+            "revision": 42,
+            "model": "sface",
+            "faces": [
+                {
+                    "box": {"x": 61.0, "y": 70.2, "width": 128.4, "height": 166.0},
+                    "landmarks": [[97, 132], [155, 131], [127, 166], [102, 200], [150, 199]],
+                    "score": 0.93,
+                    "quality": 0.81,
+                    "decision": "match",
+                    "person": "anna",
+                    "similarity": 0.71,
+                    "posterior": 0.9998,
+                    "threshold": 0.44,
+                    "fpir": 0.003,
+                    "candidates": [{"person": "anna", "similarity": 0.71, "posterior": 0.9998, "prior_log_odds": -3.5}],
+                    "trace": {"scored": 17, "tiers": [{"tier": "gallery", "scored": 17, "posterior": 0.9998}]},
+                }
+            ],
+        }
+    )
+
+    gallery: str
+    revision: int
+    model: str
+    faces: list[IdentifiedOut]
+
+
+class VerifyPhotosJson(BaseModel):
+    """Two photos in base64."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    photo_a: str
+    photo_b: str
+    fmr: Rate | None = None
+
+
+class VerifyPersonJson(BaseModel):
+    """A photo in base64, to be compared with a person."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    photo: str
+    fmr: Rate | None = None
+
+
+class VerificationOut(BaseModel):
+    """Whether it is the same person; `faces` are those compared, in the order of the photos."""
+
+    model_config = _example(
+        {"same": True, "similarity": 0.71, "probability": 0.99997, "threshold": 0.47, "fmr": 0.00001, "faces": []}
+    )
+
+    same: bool
+    similarity: float
+    probability: float
+    threshold: float
+    fmr: float
+    faces: list[SeenOut]
+
+
+# --- models and health ---
+
+
+class EngineOut(BaseModel):
+    """The engine that runs a model, and why."""
+
+    name: str
+    precision: str
+    parity: float
+    reason: str
+    rates: dict[str, float]
+
+
+class ModelOut(BaseModel):
+    """A model in the models folder."""
+
+    name: str
+    version: str
+    task: str
+    digest: str
+    loaded: bool
+    engine: EngineOut | None
+    licence: dict[str, Any]
+    measured: dict[str, float]
+    calibration: dict[str, Any] | None
+
+
+class ModelsOut(BaseModel):
+    """All models."""
+
+    models: list[ModelOut]
+
+
+class Live(BaseModel):
+    """The process answers."""
+
+    status: Literal["live"] = "live"
+
+
+class Ready(BaseModel):
+    """The service can do its work."""
+
+    status: Literal["ready"] = "ready"
+    model: str
+    engine: str
+    version: str

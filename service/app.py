@@ -1,0 +1,211 @@
+"""The application: every part is opened, handed to the others and closed here, and nowhere else."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+import os
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from fastapi import FastAPI
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+from service import __version__
+from service.api import faces, galleries, operation, people, problems
+from service.api.access import Access
+from service.api.metrics import Metrics
+from service.api.middleware import Envelope
+from service.artifact.manifest import Manifest
+from service.artifact.store import ModelStore
+from service.errors import VultusError
+from service.gallery.catalog import Catalog
+from service.gallery.folder import DataFolder
+from service.gallery.galleries import page
+from service.gallery.idempotency import Claims
+from service.gallery.views import Views
+from service.identify.fusion import fuse
+from service.recognition.forget import forget_expired
+from service.recognition.product import Policy, Product, calibration_of
+from service.settings import Settings, SettingsError
+from service.vision.choice import Chosen, choose
+from service.vision.encode import Encoder
+from service.vision.reader import Limits, reader
+
+log = logging.getLogger(__name__)
+
+STORAGE_THREADS: Final = 8
+EXPIRY_SECONDS: Final = 30.0
+LOCAL_NAMES: Final = ["localhost", "127.0.0.1", "[::1]", "testserver"]
+
+DESCRIPTION: Final = """
+Finds whose face a photo shows, among ten people or ten million, and says how sure it is.
+
+Errors are `application/problem+json` with a stable `code`. Every answer carries `X-Request-Id`. Writes take an
+`Idempotency-Key`.
+"""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model that is loaded."""
+
+    manifest: Manifest
+    chosen: Chosen
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """The application over these settings; it opens its parts when its lifespan starts."""
+    app = FastAPI(title="Vultus", version=__version__, description=DESCRIPTION, lifespan=_lifespan)
+    app.state.settings = settings
+    app.state.metrics = Metrics()
+    problems.install(app)
+    for part in (galleries, people, faces, operation):
+        app.include_router(part.router)
+    if is_loopback(settings.host):
+        # A page in the operator's browser must not reach an open service under a name of its own (DNS rebinding).
+        app.add_middleware(TrustedHostMiddleware, allowed_hosts=LOCAL_NAMES)
+    app.add_middleware(Envelope, metrics=app.state.metrics, max_body=settings.max_request_bytes)
+    return app
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    settings: Settings = app.state.settings
+    async with AsyncExitStack() as stack:
+        product = await _open(app, settings, stack)
+        app.state.product = product
+        try:
+            yield
+        finally:
+            app.state.product = None
+
+
+async def _open(app: FastAPI, settings: Settings, stack: AsyncExitStack) -> Product:
+    streams = settings.threads or os.cpu_count() or 1
+    folder = await asyncio.to_thread(DataFolder.open, settings.data)
+    stack.callback(folder.close)
+    catalog = await asyncio.to_thread(Catalog.open, folder.catalog, secret=folder.secret, fuse=fuse)
+    stack.callback(catalog.close)
+    access = Access(catalog)
+    await asyncio.to_thread(refuse_open_network, settings, access)
+
+    store = ModelStore(settings.models)
+    memory = settings.data / "engines.json"
+    recognition, detection = await asyncio.to_thread(_load, store, settings, memory, streams)
+    app.state.access, app.state.models = access, store
+    app.state.engines = {part.manifest.name: part.chosen for part in (recognition, detection)}
+
+    pool = stack.enter_context(ThreadPoolExecutor(3 * streams, thread_name_prefix="vision"))
+    storage = stack.enter_context(ThreadPoolExecutor(STORAGE_THREADS, thread_name_prefix="storage"))
+    views = Views(catalog, folder.snapshots, snapshot_every=settings.snapshot_every)
+    stack.callback(views.close)
+    seen = await stack.enter_async_context(
+        reader(
+            detection.chosen.engine,
+            Encoder(recognition.chosen.engine),
+            pool,
+            limits=Limits(settings.max_photo_bytes, settings.max_photo_pixels, settings.max_faces),
+            max_batch=settings.batch,
+            capacity=settings.queue,
+            workers=streams,
+        )
+    )
+    product = Product(
+        model=recognition.manifest,
+        calibration=calibration_of(recognition.manifest),
+        reader=seen,
+        catalog=catalog,
+        views=views,
+        claims=Claims(),
+        storage=storage,
+        policy=Policy(
+            photos=settings.max_photos,
+            faces_per_person=settings.max_faces_per_person,
+            min_quality=settings.min_quality,
+            fpir=settings.fpir,
+            fmr=settings.fmr,
+        ),
+    )
+    await asyncio.to_thread(_open_views, product)
+    expiry = asyncio.create_task(_forget_expired(product), name="expiry")
+    stack.push_async_callback(_stop, expiry)
+    return product
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address reaches this machine only."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def refuse_open_network(settings: Settings, access: Access) -> None:
+    """Refuse to serve everybody on a network without a key.
+
+    Raises:
+        SettingsError: the address is no loopback address and there is no API key.
+    """
+    if not is_loopback(settings.host) and not settings.open and not access.any_key():
+        raise SettingsError(
+            f"listening on {settings.host} without API keys would open the galleries to the network: make a key with "
+            "`vultus keys create`, or set VULTUS_OPEN=1 if something else guards the service"
+        )
+
+
+def _load(store: ModelStore, settings: Settings, memory: Path, streams: int) -> tuple[Loaded, Loaded]:
+    detection = store.manifest(settings.detection_model)
+    recognition = store.manifest(settings.recognition_model)
+    for manifest in (recognition, detection):
+        if not manifest.licence.commercial:
+            log.warning(
+                "model %s is under %s: NO COMMERCIAL USE (%s)",
+                manifest.name,
+                manifest.licence.spdx,
+                manifest.licence.source,
+            )
+    # The detector has no variants and is always chosen by measuring; `engine` is about recognition.
+    return (
+        Loaded(recognition, choose(store, recognition, wanted=settings.engine, streams=streams, memory=memory)),
+        Loaded(detection, choose(store, detection, wanted="auto", streams=streams, memory=memory)),
+    )
+
+
+def _open_views(product: Product) -> None:
+    """Open every gallery of this model before the first request, so that none pays for it."""
+    product.views.sweep()
+    after: str | None = None
+    while True:
+        with product.catalog.read() as reading:
+            found = page(reading, after=after)
+        for gallery in found.items:
+            if gallery.model_digest == product.model.digest:
+                product.views.of(gallery.pk)
+            else:
+                log.warning("gallery %s is bound to another model than %s", gallery.name, product.model.name)
+        if found.next is None:
+            return
+        after = found.next
+
+
+async def _forget_expired(product: Product) -> None:
+    while True:
+        try:
+            await forget_expired(product)
+        except VultusError as error:
+            log.warning("people whose time has passed could not be forgotten: %s", error.detail)
+        await asyncio.sleep(EXPIRY_SECONDS)
+
+
+async def _stop(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task

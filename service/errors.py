@@ -1,0 +1,331 @@
+"""Every error the product can answer, as one tree of types.
+
+Each type carries its HTTP status and a stable code; `service.api.problems` turns any of them into
+`application/problem+json` in one place. Raise the most specific type; foreign errors are translated once, where
+they enter. A code, once published, never changes its meaning.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+
+class VultusError(Exception):
+    """Root of the tree: something the caller or the operator can be told about.
+
+    Args:
+        detail: one sentence for the person who reads the answer; never holds secrets or other people's data.
+        extra: further members of the problem document, such as `limit` or `face`.
+    """
+
+    status: ClassVar[int] = 500
+    code: ClassVar[str] = "internal"
+    title: ClassVar[str] = "Something went wrong"
+
+    def __init__(self, detail: str, **extra: Any) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.extra = extra
+
+
+# --- the request ---
+
+
+class InvalidRequestError(VultusError):
+    """The request does not have the shape that its schema describes."""
+
+    status, code, title = 422, "invalid_request", "The request is not valid"
+
+
+class InvalidJsonError(VultusError):
+    """The body claims to be JSON and is not."""
+
+    status, code, title = 400, "invalid_json", "The body is not valid JSON"
+
+
+class InvalidIdError(VultusError):
+    """An identifier holds characters that are not allowed, or is too long."""
+
+    status, code, title = 422, "invalid_id", "The identifier is not allowed"
+
+
+class UnsupportedMediaTypeError(VultusError):
+    """The content type is neither multipart/form-data nor application/json."""
+
+    status, code, title = 415, "unsupported_media_type", "The content type is not supported"
+
+
+class RequestTooLargeError(VultusError):
+    """The body is larger than the service takes."""
+
+    status, code, title = 413, "request_too_large", "The request is too large"
+
+
+class UnauthorizedError(VultusError):
+    """No valid API key came with the request."""
+
+    status, code, title = 401, "unauthorized", "An API key is needed"
+
+
+class ForbiddenError(VultusError):
+    """The API key lacks the scope that this call needs."""
+
+    status, code, title = 403, "forbidden", "The key may not do this"
+
+
+class OverloadedError(VultusError):
+    """A bounded queue is full; nothing was done and the call may be repeated.
+
+    Args:
+        detail: what is full.
+        retry_after: seconds after which a new try makes sense.
+    """
+
+    status, code, title = 429, "overloaded", "Too much to do at the moment"
+
+    def __init__(self, detail: str, *, retry_after: int = 1) -> None:
+        super().__init__(detail, retry_after=retry_after)
+        self.retry_after = retry_after
+
+
+class IdempotencyConflictError(VultusError):
+    """An Idempotency-Key came again with another request."""
+
+    status, code, title = 422, "idempotency_conflict", "The Idempotency-Key was used for another request"
+
+
+class IdempotencyInProgressError(VultusError):
+    """The first request with this Idempotency-Key is still being worked on."""
+
+    status, code, title = 409, "idempotency_in_progress", "The first request with this key has not ended"
+
+
+# --- photos and faces ---
+
+
+class PhotoError(VultusError):
+    """A photo cannot be used; subclasses say why."""
+
+    status, code, title = 422, "photo_unusable", "The photo cannot be used"
+
+
+class PhotoEmptyError(PhotoError):
+    """The file holds no bytes."""
+
+    code, title = "photo_empty", "The photo is empty"
+
+
+class PhotoFormatError(PhotoError):
+    """The bytes are in no image format that is accepted."""
+
+    code, title = "photo_format", "The file is no photo in an accepted format"
+
+
+class PhotoDamagedError(PhotoError):
+    """The photo starts like an image and cannot be decoded to its end."""
+
+    code, title = "photo_damaged", "The photo is damaged or cut short"
+
+
+class PhotoAnimatedError(PhotoError):
+    """The file holds several frames."""
+
+    code, title = "photo_animated", "Animated images are not accepted"
+
+
+class PhotoTooLargeError(PhotoError):
+    """The photo has more bytes or pixels than the service takes."""
+
+    status, code, title = 413, "photo_too_large", "The photo is too large"
+
+
+class PhotoTooSmallError(PhotoError):
+    """The photo is too small to show a face."""
+
+    code, title = "photo_too_small", "The photo is too small"
+
+
+class NoFaceError(PhotoError):
+    """No face was found."""
+
+    code, title = "no_face", "No face was found in the photo"
+
+
+class SeveralFacesError(PhotoError):
+    """One face was expected and several were found."""
+
+    code, title = "several_faces", "The photo shows several faces"
+
+
+class TooManyFacesError(PhotoError):
+    """The photo shows more faces than are looked at."""
+
+    code, title = "too_many_faces", "The photo shows too many faces"
+
+
+class LowQualityError(PhotoError):
+    """The face is under the quality floor; `reasons` in the problem says why."""
+
+    code, title = "low_quality", "The face is not good enough to be kept"
+
+
+class DuplicatePhotoError(PhotoError):
+    """The same photo is already enrolled for this person."""
+
+    code, title = "duplicate_photo", "The photo is enrolled already"
+
+
+class NothingEnrolledError(VultusError):
+    """None of the photos of an enrolment could be used; `refused` in the problem says why, photo by photo."""
+
+    status, code, title = 422, "nothing_enrolled", "No photo could be enrolled"
+
+
+class InvalidEmbeddingError(VultusError):
+    """An embedding has the wrong dimension or length, or holds NaN or infinity."""
+
+    status, code, title = 422, "invalid_embedding", "The embedding is not valid"
+
+
+# --- galleries, people, faces ---
+
+
+class NotFoundError(VultusError):
+    """The thing that the path names does not exist."""
+
+    status, code, title = 404, "not_found", "There is no such thing"
+
+
+class GalleryNotFoundError(NotFoundError):
+    """There is no gallery of this name."""
+
+    code, title = "gallery_not_found", "There is no such gallery"
+
+
+class PersonNotFoundError(NotFoundError):
+    """There is no person of this id in the gallery."""
+
+    code, title = "person_not_found", "There is no such person"
+
+
+class FaceNotFoundError(NotFoundError):
+    """The person has no face of this id."""
+
+    code, title = "face_not_found", "There is no such face"
+
+
+class ModelNotFoundError(NotFoundError):
+    """There is no model of this name."""
+
+    code, title = "model_not_found", "There is no such model"
+
+
+class GalleryExistsError(VultusError):
+    """A gallery of this name exists already."""
+
+    status, code, title = 409, "gallery_exists", "The gallery exists already"
+
+
+class GalleryModelError(VultusError):
+    """The gallery is bound to another model than the one that is loaded."""
+
+    status, code, title = 409, "gallery_model", "The gallery belongs to another model"
+
+
+class PersonWithoutFaceError(VultusError):
+    """The person exists and has no template to compare with."""
+
+    status, code, title = 409, "person_without_face", "The person has no enrolled face"
+
+
+class GalleryFullError(VultusError):
+    """A limit on people, or on the faces of a person, is reached."""
+
+    status, code, title = 409, "limit_reached", "A limit of the gallery is reached"
+
+
+class FpirNotSupportedError(VultusError):
+    """The requested error rate is lower than the calibration's data can vouch for."""
+
+    status, code, title = 422, "fpir_not_supported", "The requested error rate cannot be vouched for"
+
+
+# --- storage, models, operation ---
+
+
+class StorageError(VultusError):
+    """The catalog could not be read or written."""
+
+    status, code, title = 503, "storage_unavailable", "The storage does not answer"
+
+
+class StorageFullError(StorageError):
+    """No space is left; writes are refused while reads go on."""
+
+    status, code, title = 507, "storage_full", "No space is left for writing"
+
+
+class DataFolderInUseError(StorageError):
+    """Another process works on the same data folder."""
+
+    code, title = "data_folder_in_use", "The data folder is in use"
+
+
+class SchemaVersionError(StorageError):
+    """The catalog was written by a newer version of the product."""
+
+    code, title = "schema_version", "The catalog is of another version"
+
+
+class SnapshotError(VultusError):
+    """An index snapshot is damaged, cut short or of another kind; the index is rebuilt from the catalog."""
+
+    status, code, title = 503, "snapshot_damaged", "The index snapshot cannot be used"
+
+
+class ModelError(VultusError):
+    """A model cannot be used; subclasses say why."""
+
+    status, code, title = 503, "model_unusable", "The model cannot be used"
+
+
+class ModelMissingError(ModelError):
+    """The model's file has not been fetched."""
+
+    code, title = "model_missing", "The model's file is missing"
+
+
+class ModelDamagedError(ModelError):
+    """The model's file does not have the digest that its manifest states."""
+
+    code, title = "model_damaged", "The model's file is damaged"
+
+
+class ManifestError(ModelError):
+    """A manifest is not valid."""
+
+    code, title = "manifest_invalid", "The model's manifest is not valid"
+
+
+class LicenseNotAcceptedError(ModelError):
+    """The model's licence forbids commercial use and was not accepted by name."""
+
+    status, code, title = 403, "license_not_accepted", "The model's licence was not accepted"
+
+
+class EngineError(ModelError):
+    """No inference engine could load the model or reproduce its sample."""
+
+    code, title = "engine_unusable", "No inference engine runs the model"
+
+
+class FetchError(VultusError):
+    """Something could not be downloaded, or arrived with another digest."""
+
+    status, code, title = 502, "fetch_failed", "The download failed"
+
+
+class NotReadyError(VultusError):
+    """The service is starting or stopping."""
+
+    status, code, title = 503, "not_ready", "The service is not ready"

@@ -1,0 +1,256 @@
+"""Enrol: photos of a person in, templates kept.
+
+Photo by photo the answer says what became of it. What was enrolled is committed and can be found by the very next
+search before the answer leaves; a photo that was refused leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.errors import (
+    DuplicatePhotoError,
+    InvalidRequestError,
+    LowQualityError,
+    NothingEnrolledError,
+    PhotoError,
+    SeveralFacesError,
+)
+from service.gallery import faces
+from service.gallery.catalog import WriteTransaction
+from service.gallery.people import by_pks, find
+from service.gallery.records import GalleryRecord, NewTemplate
+from service.gallery.view import GalleryView
+from service.identify.decision import threshold
+from service.recognition.product import Embedding, Product, largest
+from service.vision.batching import Priority
+from service.vision.detect import Box, Face
+from service.vision.quality import reasons
+from service.vision.reader import SeenFace
+
+DOMINANT: Final = 4.0
+"""A face this many times larger than the next one is whom the photo is of; otherwise the photo shows several people."""
+
+LOOK_ALIKES: Final = 5
+
+
+@dataclass(frozen=True)
+class ReadyEmbedding:
+    """An embedding that the caller computed with the gallery's own model."""
+
+    embedding: Embedding
+    quality: float
+
+
+@dataclass(frozen=True)
+class Resemblance:
+    """Somebody else in the gallery whom a new face resembles more than chance would have it."""
+
+    person: str
+    similarity: float
+
+
+@dataclass(frozen=True)
+class Enrolled:
+    """A face that was kept.
+
+    Attributes:
+        face: public id.
+        photo: place of its photo in the request.
+        box: where it was found, None for a ready embedding.
+        quality: in [0, 1].
+        resembles: other people who are likely the same person.
+    """
+
+    face: str
+    photo: int
+    box: Box | None
+    quality: float
+    resembles: tuple[Resemblance, ...] = ()
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A photo of which nothing was kept, and why."""
+
+    photo: int
+    code: str
+    detail: str
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Enrolment:
+    """The answer to an enrolment."""
+
+    person: str
+    revision: int
+    enrolled: tuple[Enrolled, ...]
+    refused: tuple[Refused, ...]
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """A face on its way into the catalog."""
+
+    photo: int
+    digest: str
+    embedding: Embedding
+    quality: float
+    box: Box | None
+
+
+Remember = Callable[[WriteTransaction, Enrolment], None]
+"""Called inside the transaction, so that an answer is remembered exactly if its faces are kept."""
+
+
+async def enroll(
+    product: Product,
+    gallery: str,
+    person: str,
+    photos: Sequence[bytes],
+    ready: Sequence[ReadyEmbedding] = (),
+    *,
+    remember: Remember | None = None,
+) -> Enrolment:
+    """Keep the faces of a person; the person is created if absent.
+
+    Args:
+        product: the parts.
+        gallery: name of the gallery.
+        person: the caller's id of the person.
+        photos: bytes of photos, each of this person alone.
+        ready: embeddings computed elsewhere.
+        remember: keeps the answer under an idempotency key.
+
+    Raises:
+        InvalidRequestError: no photo, or more than are taken at once.
+        GalleryNotFoundError: there is no such gallery.
+        GalleryModelError: the gallery is bound to another model.
+        NothingEnrolledError: every photo was refused; `refused` says why.
+        GalleryFullError: the person would have too many faces; nothing is kept.
+        InvalidEmbeddingError: a ready embedding is none of this model.
+        StorageError: the catalog did not take it; nothing is kept.
+    """
+    count = len(photos) + len(ready)
+    if not 1 <= count <= product.policy.photos:
+        raise InvalidRequestError(f"an enrolment takes 1 to {product.policy.photos} photos, not {count}")
+    record, view = await product.stored(lambda: product.gallery(gallery))
+    outcomes = await asyncio.gather(*(_read(product, place, data) for place, data in enumerate(photos)))
+    found = [item for item in outcomes if isinstance(item, _Ready)]
+    found += [_of_embedding(len(photos) + place, item) for place, item in enumerate(ready)]
+    refused = [item for item in outcomes if isinstance(item, Refused)]
+    if not found:
+        raise _nothing(refused)
+    resemblances = await product.stored(lambda: _resemblances(product, record, view, person, found))
+    keep = partial(_keep, product, record, person, found, resemblances, refused, remember)
+    enrolment = await product.stored(keep)
+    await product.stored(lambda: view.catch_up(enrolment.revision))
+    return enrolment
+
+
+async def _read(product: Product, place: int, data: bytes) -> _Ready | Refused:
+    try:
+        photo = await product.reader.see(data, Priority.INTERACTIVE)
+        face = _only(photo.faces) if photo.faces else largest(photo)
+        faults = reasons(face.quality, product.policy.min_quality)
+        if faults:
+            raise LowQualityError(
+                f"quality {face.quality.score:.2f} is under {product.policy.min_quality:.2f}: {', '.join(faults)}",
+                reasons=list(faults),
+                quality=round(face.quality.score, 4),
+            )
+    except PhotoError as error:
+        return Refused(place, error.code, error.detail, error.extra)
+    (embedding,) = await product.reader.encode([face.crop])
+    return _Ready(place, photo.digest, embedding, face.quality.score, face.face.box)
+
+
+def _only(found: Sequence[SeenFace]) -> SeenFace:
+    """The face that the photo is of.
+
+    Raises:
+        SeveralFacesError: no face stands out.
+    """
+    if len(found) > 1 and _area(found[0].face) < DOMINANT * _area(found[1].face):
+        raise SeveralFacesError(f"the photo shows {len(found)} faces and none stands out", faces=len(found))
+    return found[0]
+
+
+def _area(face: Face) -> float:
+    return face.box.width * face.box.height
+
+
+def _of_embedding(place: int, item: ReadyEmbedding) -> _Ready:
+    digest = hashlib.sha256(np.ascontiguousarray(item.embedding, "<f4").tobytes()).hexdigest()
+    return _Ready(place, digest, item.embedding, item.quality, None)
+
+
+def _resemblances(
+    product: Product, gallery: GalleryRecord, view: GalleryView, person: str, found: Sequence[_Ready]
+) -> list[tuple[Resemblance, ...]]:
+    """Whom each new face would be taken for at the gallery's own error rate, the person itself left out."""
+    accept = threshold(product.calibration, len(view), gallery.fpir or product.policy.fpir, insist=False)
+    probes: NDArray[np.float32] = np.stack([item.embedding for item in found])
+    matches = view.search(probes, LOOK_ALIKES)
+    with product.catalog.read() as reading:
+        own = find(reading, gallery.pk, person)
+        rows = {int(row) for row in matches.rows[matches.scores >= accept.similarity]} - {own.pk if own else -1}
+        people = by_pks(reading, sorted(rows))
+    return [
+        tuple(
+            Resemblance(people[int(row)].person, float(score))
+            for row, score in zip(line_rows, line_scores, strict=True)
+            if int(row) in people and score >= accept.similarity
+        )
+        for line_rows, line_scores in zip(matches.rows, matches.scores, strict=True)
+    ]
+
+
+def _keep(
+    product: Product,
+    gallery: GalleryRecord,
+    person: str,
+    found: Sequence[_Ready],
+    resemblances: Sequence[tuple[Resemblance, ...]],
+    refused: Sequence[Refused],
+    remember: Remember | None,
+) -> Enrolment:
+    templates = [
+        NewTemplate(item.digest, item.embedding, item.quality, _sides(item.box) if item.box else (0.0, 0.0, 0.0, 0.0))
+        for item in found
+    ]
+    with product.catalog.write() as tx:
+        added = faces.add(tx, gallery.pk, person, templates, limit=product.policy.faces_per_person)
+        enrolled: list[Enrolled] = []
+        left = list(refused)
+        for item, outcome, alike in zip(found, added.outcomes, resemblances, strict=True):
+            if outcome.added:
+                enrolled.append(Enrolled(outcome.face, item.photo, item.box, item.quality, alike))
+            else:
+                again = DuplicatePhotoError("this person has a face from the same photo already", face=outcome.face)
+                left.append(Refused(item.photo, again.code, again.detail, again.extra))
+        left.sort(key=lambda item: item.photo)
+        if not enrolled:
+            raise _nothing(left)
+        enrolment = Enrolment(person, added.revision, tuple(enrolled), tuple(left))
+        if remember is not None:
+            remember(tx, enrolment)
+    return enrolment
+
+
+def _sides(box: Box) -> tuple[float, float, float, float]:
+    return box.x, box.y, box.width, box.height
+
+
+def _nothing(refused: Sequence[Refused]) -> NothingEnrolledError:
+    documents = [{"photo": item.photo, "code": item.code, "detail": item.detail, **item.extra} for item in refused]
+    return NothingEnrolledError(f"none of {len(refused)} photos could be enrolled", refused=documents)

@@ -1,0 +1,135 @@
+"""The parts that every sentence of the product needs, and the few steps that several sentences share."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.artifact.manifest import CalibrationRecord, Manifest
+from service.errors import GalleryModelError, ModelError, NoFaceError
+from service.gallery import galleries
+from service.gallery.catalog import Catalog
+from service.gallery.idempotency import Claims
+from service.gallery.records import GalleryRecord
+from service.gallery.view import GalleryView
+from service.gallery.views import Views
+from service.identify.calibration import Calibration
+from service.vision.reader import Reader, SeenFace, SeenPhoto
+
+Embedding = NDArray[np.float32]
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Policy:
+    """Defaults and limits of the sentences.
+
+    Attributes:
+        photos: most photos in one enrolment.
+        faces_per_person: most faces kept for a person.
+        min_quality: quality under which enrolment refuses.
+        fpir: target false-positive identification rate where neither caller nor gallery names one.
+        fmr: target false-match rate of verify where the caller names none.
+    """
+
+    photos: int
+    faces_per_person: int
+    min_quality: float
+    fpir: float
+    fmr: float
+
+
+@dataclass(frozen=True)
+class Product:
+    """What the sentences work with.
+
+    Attributes:
+        model: the recognition model that is loaded.
+        calibration: what its cosines mean.
+        reader: photos to faces and embeddings.
+        catalog: the truth.
+        views: the indexes.
+        claims: idempotency keys being worked on.
+        storage: threads for the catalog, apart from those that compute.
+        policy: defaults and limits.
+    """
+
+    model: Manifest
+    calibration: Calibration
+    reader: Reader
+    catalog: Catalog
+    views: Views
+    claims: Claims
+    storage: Executor
+    policy: Policy
+
+    async def stored(self, work: Callable[[], Result]) -> Result:
+        """Run something that waits for the catalog or an index, off the event loop."""
+        return await asyncio.get_running_loop().run_in_executor(self.storage, work)
+
+    def gallery(self, name: str) -> tuple[GalleryRecord, GalleryView]:
+        """A gallery that this model may search, with its index. Blocks.
+
+        Raises:
+            GalleryNotFoundError: there is none of this name.
+            GalleryModelError: it is bound to another model.
+        """
+        with self.catalog.read() as reading:
+            found = galleries.get(reading, name)
+        self.require_own(found)
+        return found, self.views.of(found.pk)
+
+    def require_own(self, gallery: GalleryRecord) -> None:
+        """Refuse a gallery of another model: vectors of two models must never be compared.
+
+        Raises:
+            GalleryModelError: the gallery is bound to another model.
+        """
+        if gallery.model_digest != self.model.digest:
+            raise GalleryModelError(
+                f"gallery {gallery.name!r} is bound to model {gallery.model!r} of another digest; "
+                f"{self.model.name} {self.model.version} is loaded",
+                bound_to=gallery.model_digest,
+                loaded=self.model.digest,
+            )
+
+
+def calibration_of(manifest: Manifest) -> Calibration:
+    """The calibration that a manifest carries.
+
+    Raises:
+        ModelError: it carries none, so nothing could be said about any error rate.
+    """
+    record: CalibrationRecord | None = manifest.calibration
+    if record is None:
+        raise ModelError(
+            f"model {manifest.name} has no calibration; `vultus calibrate {manifest.name} PHOTOS` makes one"
+        )
+    return Calibration(
+        mated_pairs=record.mated_pairs,
+        impostor_pairs=record.impostor_pairs,
+        intercept=record.intercept,
+        slope=record.slope,
+        llr_floor=record.llr_floor,
+        llr_ceiling=record.llr_ceiling,
+        fmr=record.fmr,
+        thresholds=record.thresholds,
+        fnmr=record.fnmr,
+    )
+
+
+def largest(photo: SeenPhoto) -> SeenFace:
+    """The largest face of a photo.
+
+    Raises:
+        NoFaceError: it shows none.
+    """
+    if not photo.faces:
+        raise NoFaceError("no face was found in the photo")
+    return photo.faces[0]

@@ -1,0 +1,35 @@
+"""Regions: H3 cells, given as such or as a point."""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+import h3
+
+from service.errors import InvalidRequestError
+
+RESOLUTION: Final = 8
+"""Of the cell that stands for a point: about 0.7 square kilometres (H3's table of cell statistics)."""
+
+
+def cell_of(region: str) -> str:
+    """Return an H3 cell as it is kept, in lower case.
+
+    Raises:
+        InvalidRequestError: it is no H3 cell.
+    """
+    if not region.isascii() or not h3.is_valid_cell(region):
+        raise InvalidRequestError("a region is an H3 cell such as 8828308281fffff, or a point with lat and lon")
+    return region.lower()
+
+
+def cell_at(lat: float, lon: float) -> str:
+    """Return the cell of a point given in degrees.
+
+    Raises:
+        InvalidRequestError: there is no such point.
+    """
+    if not (math.isfinite(lat) and math.isfinite(lon) and abs(lat) <= 90 and abs(lon) <= 180):
+        raise InvalidRequestError("lat is between -90 and 90 degrees, lon between -180 and 180")
+    return str(h3.latlng_to_cell(lat, lon, RESOLUTION))

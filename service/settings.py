@@ -1,0 +1,78 @@
+"""Every setting of the service, in one typed object read from `VULTUS_*` variables.
+
+Parts of the product never read the environment: they take plain arguments, and `service.app` hands them over from
+here. A `VULTUS_*` variable that names no setting stops the start, so that a misspelt limit cannot be ignored.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from service.errors import VultusError
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+"""The folder that holds `service/`, `models/` and, by default, the data."""
+
+MEBI = 1 << 20
+
+
+class SettingsError(VultusError):
+    """A setting is unknown or has a value that is not allowed."""
+
+    code, title = "settings_invalid", "The settings are not valid"
+
+
+class Settings(BaseSettings):
+    """The settings; each field is the variable `VULTUS_<FIELD>` in upper case."""
+
+    model_config = SettingsConfigDict(env_prefix="VULTUS_", extra="forbid", frozen=True)
+
+    data: Annotated[Path, Field(description="folder of the catalog, snapshots and secrets")] = CHECKOUT / ".vultus"
+    models: Annotated[Path, Field(description="folder of the models' manifests and files")] = CHECKOUT / "models"
+    host: Annotated[str, Field(description="address to listen on")] = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535, description="port to listen on; 0 takes a free one")] = 8000
+    open: Annotated[
+        bool, Field(description="serve without API keys on an address that is not loopback (not advised)")
+    ] = False
+    recognition_model: Annotated[str, Field(description="name of the recognition model")] = "sface"
+    detection_model: Annotated[str, Field(description="name of the detection model")] = "yunet"
+    engine: Annotated[
+        Literal["auto", "onnxruntime", "openvino", "openvino-bf16", "openvino-int8", "cuda"],
+        Field(description="inference engine of the recognition model; auto measures and remembers the fastest"),
+    ] = "auto"
+    threads: Annotated[int, Field(ge=0, le=1024, description="inference threads; 0 takes one a core")] = 0
+    batch: Annotated[int, Field(ge=1, le=256, description="most faces encoded at once")] = 8
+    queue: Annotated[int, Field(ge=1, le=100_000, description="photos or faces waiting for a model before 429")] = 256
+    max_request_bytes: Annotated[int, Field(ge=1024, description="largest request body")] = 64 * MEBI
+    max_photo_bytes: Annotated[int, Field(ge=1024, description="largest photo in bytes")] = 16 * MEBI
+    max_photo_pixels: Annotated[int, Field(ge=1024, description="largest photo in pixels")] = 50_000_000
+    max_photos: Annotated[int, Field(ge=1, le=1000, description="most photos in one enrolment")] = 20
+    max_faces: Annotated[int, Field(ge=1, le=1000, description="most faces looked at in one photo")] = 50
+    max_faces_per_person: Annotated[int, Field(ge=1, le=10_000, description="most faces kept for a person")] = 50
+    min_quality: Annotated[float, Field(ge=0, le=1, description="quality under which enrolment refuses")] = 0.3
+    fpir: Annotated[float, Field(gt=0, lt=1, description="target false-positive identification rate")] = 0.003
+    fmr: Annotated[float, Field(gt=0, lt=1, description="target false-match rate of verify")] = 1e-5
+    snapshot_every: Annotated[int, Field(ge=1, description="revisions after which a snapshot is written")] = 5_000
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], Field(description="least level logged")] = "info"
+
+
+def load_settings() -> Settings:
+    """Read the settings from the environment.
+
+    Raises:
+        SettingsError: a `VULTUS_*` variable names no setting, or a value is not allowed.
+    """
+    known = {f"VULTUS_{name.upper()}" for name in Settings.model_fields}
+    unknown = sorted(name for name in os.environ if name.startswith("VULTUS_") and name not in known)
+    if unknown:
+        raise SettingsError(f"unknown settings: {', '.join(unknown)}; known are {', '.join(sorted(known))}")
+    try:
+        return Settings()
+    except ValidationError as error:
+        faults = "; ".join(f"VULTUS_{str(e['loc'][0]).upper()}: {e['msg']}" for e in error.errors())
+        raise SettingsError(faults) from error

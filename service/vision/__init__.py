@@ -1,0 +1,1 @@
+"""Photos to embeddings: decode, detect, align, assess, encode, in batches formed across requests."""
