@@ -34,7 +34,9 @@ PARITY: Final = {"float32": 0.9999, "bf16": 0.998, "int8": 0.99}
 ACCURACY_LOSS: Final = 0.05
 """Points of measured LFW accuracy that a variant may lose against the float32 file."""
 
-TIMED_SECONDS: Final = 0.6
+ROUNDS: Final = 4
+TURN_SECONDS: Final = 0.1
+"""Each engine is timed in so many turns, of twice so long."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,7 @@ def choose(store: ModelStore, manifest: Manifest, *, wanted: str, streams: int, 
         EngineError: the wanted engine, or every engine, cannot run the model or fails its sample.
         ModelError: the file is missing or damaged.
     """
-    probe = _Probe(store, manifest)
+    probe = Probe(store, manifest)
     found = candidates(store, manifest, streams)
     if wanted != "auto":
         if wanted not in found:
@@ -134,25 +136,27 @@ def choose(store: ModelStore, manifest: Manifest, *, wanted: str, streams: int, 
     return best
 
 
-def _fastest(probe: _Probe, found: Mapping[str, Candidate], streams: int) -> Chosen:
-    best: Chosen | None = None
-    rates: dict[str, float] = {}
+def _fastest(probe: Probe, found: Mapping[str, Candidate], streams: int) -> Chosen:
+    right: dict[str, tuple[Engine, float]] = {}
     refused: dict[str, str] = {}
     for candidate in found.values():
         try:
-            engine, parity = probe.check(candidate)
+            right[candidate.name] = probe.check(candidate)
         except ModelError as error:
             refused[candidate.name] = error.detail
-            continue
-        rates[candidate.name] = _rate(engine, probe.batch, streams)
-        if best is None or rates[candidate.name] > rates[best.engine.name]:
-            best = Chosen(engine, candidate.precision, parity, "fastest", rates, refused)
-    if best is None:
+    if not right:
         raise EngineError(f"no engine runs the model: {'; '.join(f'{name}: {why}' for name, why in refused.items())}")
-    return best
+    rates = dict.fromkeys(right, 0.0)
+    # In turns, and the best turn counts: whatever else the machine is doing then slows all of them or none.
+    for _ in range(ROUNDS):
+        for name, (engine, _parity) in right.items():
+            rates[name] = max(rates[name], rate(engine, probe.batch, streams))
+    best = max(rates, key=lambda name: rates[name])
+    engine, parity = right[best]
+    return Chosen(engine, found[best].precision, parity, "fastest", rates, refused)
 
 
-def _rate(engine: Engine, batch: NDArray[np.uint8], streams: int) -> float:
+def rate(engine: Engine, batch: NDArray[np.uint8], streams: int) -> float:
     """Items per second over all streams, in batches of one and of all: what a service sees when idle and busy."""
     single = batch[:1]
     with ThreadPoolExecutor(streams) as pool:
@@ -160,13 +164,13 @@ def _rate(engine: Engine, batch: NDArray[np.uint8], streams: int) -> float:
         for shape in (single, batch):
             list(pool.map(engine, [shape] * streams))
             started, done = time.perf_counter(), 0
-            while time.perf_counter() - started < TIMED_SECONDS / 2:
+            while time.perf_counter() - started < TURN_SECONDS:
                 done += sum(1 for _ in pool.map(engine, [shape] * streams))
             seconds += (time.perf_counter() - started) / (done * len(shape))
     return 2 / seconds
 
 
-class _Probe:
+class Probe:
     """The artifact's sample, and what the reference says about it."""
 
     def __init__(self, store: ModelStore, manifest: Manifest) -> None:

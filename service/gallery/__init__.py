@@ -1,0 +1,17 @@
+"""The gallery: people and their templates, kept for good and searched fast.
+
+The catalog (SQL) is the truth and everything else here is made from it. From the ground up:
+
+    folder         the data folder: one process at a time, the secret, where files lie
+    schema         the tables and their version
+    sqlite         how SQLite is opened, and what its errors mean
+    catalog        open, read, write: transactions and the gallery's revision
+    records        what the catalog answers with
+    galleries, people, faces, forgetting, keys, idempotency
+                   one story each, as functions over a transaction
+    changes        what a replica or an index needs to follow the catalog
+    embeddings     the one check of an embedding, and its form as bytes
+    index          the protocol of a vector index, and the exact one
+    snapshot       an index on disk
+    view, views    one gallery's index kept in step with the catalog; all of them
+"""

@@ -1,0 +1,112 @@
+"""The data folder: one process at a time, one secret, and where everything lies.
+
+lock              held as long as the folder is open; names the process
+secret            32 random bytes: the key of every keyed hash in the catalog
+catalog.sqlite    the truth
+snapshots/        indexes made from it
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import secrets
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from service.errors import DataFolderInUseError, StorageError
+
+SECRET_BYTES: Final = 32
+
+
+@dataclass(frozen=True, slots=True)
+class DataFolder:
+    """A data folder that this process holds."""
+
+    path: Path
+    secret: bytes = field(repr=False)
+    _lock: int = field(repr=False)
+
+    @classmethod
+    def open(cls, path: Path) -> DataFolder:
+        """Take the folder for this process, creating it, readable to its owner alone, where there is none.
+
+        Raises:
+            DataFolderInUseError: another process holds it; `pid` says which.
+            StorageError: it cannot be made or read, or the secret is missing or damaged.
+        """
+        try:
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            lock = _take(path / "lock")
+        except OSError as error:
+            raise StorageError(f"the data folder {path} cannot be used: {error.strerror}") from error
+        try:
+            folder = cls(path, _secret(path), lock)
+            folder.snapshots.mkdir(mode=0o700, exist_ok=True)
+        except OSError as error:
+            os.close(lock)
+            raise StorageError(f"the data folder {path} cannot be used: {error.strerror}") from error
+        except StorageError:
+            os.close(lock)
+            raise
+        return folder
+
+    @property
+    def catalog(self) -> Path:
+        """The catalog's file."""
+        return _catalog(self.path)
+
+    @property
+    def snapshots(self) -> Path:
+        """The folder of the index snapshots."""
+        return self.path / "snapshots"
+
+    def close(self) -> None:
+        """Let another process have the folder."""
+        os.close(self._lock)
+
+
+def _catalog(folder: Path) -> Path:
+    return folder / "catalog.sqlite"
+
+
+def _take(path: Path) -> int:
+    lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        # The kernel drops the lock with its process, so a crash leaves none behind.
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        holder = os.pread(lock, 32, 0).decode(errors="replace").strip() or "unknown"
+        os.close(lock)
+        raise DataFolderInUseError(f"process {holder} works on {path.parent}", pid=holder) from error
+    os.ftruncate(lock, 0)
+    os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
+    return lock
+
+
+def _secret(folder: Path) -> bytes:
+    path = folder / "secret"
+    with contextlib.suppress(FileNotFoundError):
+        secret = path.read_bytes()
+        if len(secret) != SECRET_BYTES:
+            raise StorageError(f"{path} is damaged; restore it from a backup")
+        return secret
+    if _catalog(folder).exists():
+        # A new secret would silently fail every hash that the catalog holds.
+        raise StorageError(f"{path} is missing while the catalog is there; restore it from a backup")
+    secret = secrets.token_bytes(SECRET_BYTES)
+    temporary = folder / ".secret"
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(secret)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    return secret

@@ -1,0 +1,146 @@
+"""People of a gallery: put, patch, look up, list. How they leave is told in `forgetting`, their faces in `faces`."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import bindparam, insert, select, update
+
+from service.errors import PersonNotFoundError
+from service.gallery.catalog import Reading, WriteTransaction
+from service.gallery.records import Page, PersonChanges, PersonFields, PersonRecord, columns
+from service.gallery.schema import people
+
+COLUMNS = columns(people, PersonRecord)
+FIND = select(*COLUMNS).where(people.c.gallery_pk == bindparam("its_gallery"), people.c.person == bindparam("its_id"))
+CREATE = insert(people).returning(*COLUMNS)
+
+HASHED = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, slots=True)
+class PutPerson:
+    """What a put did."""
+
+    person: PersonRecord
+    created: bool
+
+
+def put(tx: WriteTransaction, gallery_pk: int, person: str, fields: PersonFields) -> PutPerson:
+    """Set all fields of a person, creating the person if absent; faces stay as they are.
+
+    Raises:
+        GalleryNotFoundError: there is no such gallery.
+        ValueError: `digits` is not a keyed hash.
+    """
+    found = find(tx, gallery_pk, person)
+    if found is None:
+        return PutPerson(create(tx, gallery_pk, person, fields), created=True)
+    changes = PersonChanges(
+        name=fields.name,
+        region=fields.region,
+        device=fields.device,
+        digits=fields.digits,
+        attributes=fields.attributes,
+        consent=fields.consent,
+        expires_at=fields.expires_at,
+    )
+    return PutPerson(patch(tx, gallery_pk, person, changes), created=False)
+
+
+def create(tx: WriteTransaction, gallery_pk: int, person: str, fields: PersonFields) -> PersonRecord:
+    """Create a person who is known to be absent, without faces.
+
+    Raises:
+        GalleryNotFoundError: there is no such gallery.
+        ValueError: `digits` is not a keyed hash.
+    """
+    _refuse_plain(fields.digits)
+    values = {each.name: getattr(fields, each.name) for each in dataclasses.fields(fields)}
+    values |= {
+        "gallery_pk": gallery_pk,
+        "person": person,
+        "created_at": tx.now,
+        "updated_at": tx.now,
+        "revision": tx.revise(gallery_pk),
+        "faces": 0,
+    }
+    return PersonRecord(*tx.connection.execute(CREATE, values).one())
+
+
+def patch(tx: WriteTransaction, gallery_pk: int, person: str, changes: PersonChanges) -> PersonRecord:
+    """Set the fields given in `changes`.
+
+    Raises:
+        PersonNotFoundError: there is no such person.
+        ValueError: `digits` is not a keyed hash.
+    """
+    found = get(tx, gallery_pk, person)
+    if not changes:
+        return found
+    _refuse_plain(changes.get("digits"))
+    stamp = {"revision": tx.revise(gallery_pk), "updated_at": tx.now}
+    query = update(people).where(people.c.pk == found.pk).values({**changes, **stamp}).returning(*COLUMNS)
+    return PersonRecord(*tx.connection.execute(query).one())
+
+
+def find(reading: Reading, gallery_pk: int, person: str) -> PersonRecord | None:
+    """Return the person of this id, or None."""
+    row = reading.connection.execute(FIND, {"its_gallery": gallery_pk, "its_id": person}).one_or_none()
+    return None if row is None else PersonRecord(*row)
+
+
+def get(reading: Reading, gallery_pk: int, person: str) -> PersonRecord:
+    """Return the person of this id.
+
+    Raises:
+        PersonNotFoundError: there is none.
+    """
+    found = find(reading, gallery_pk, person)
+    if found is None:
+        raise PersonNotFoundError(f"there is no person {person!r} in the gallery")
+    return found
+
+
+def by_pks(reading: Reading, pks: Sequence[int]) -> dict[int, PersonRecord]:
+    """Return the people of these index rows, in one query; those forgotten meanwhile are missing.
+
+    Expired people are among them: `PersonRecord.expired` tells.
+
+    Args:
+        reading: the transaction.
+        pks: at most some thousands.
+    """
+    query = select(*COLUMNS).where(people.c.pk.in_(pks))
+    return {row.pk: PersonRecord(*row) for row in reading.connection.execute(query)}
+
+
+def page(reading: Reading, gallery_pk: int, *, after: str | None = None, limit: int = 100) -> Page[PersonRecord]:
+    """List people by their id.
+
+    Args:
+        reading: the transaction.
+        gallery_pk: whose people.
+        after: cursor of the page before, None for the first.
+        limit: most people returned, at least 1.
+    """
+    query = select(*COLUMNS).where(people.c.gallery_pk == gallery_pk).order_by(people.c.person).limit(limit + 1)
+    if after is not None:
+        query = query.where(people.c.person > after)
+    found = [PersonRecord(*row) for row in reading.connection.execute(query)]
+    return Page(tuple(found[:limit]), found[limit - 1].person if len(found) > limit else None)
+
+
+def expired(reading: Reading, *, at: datetime, limit: int = 1000) -> tuple[PersonRecord, ...]:
+    """Return people of any gallery whose time has passed, the longest expired first."""
+    query = select(*COLUMNS).where(people.c.expires_at <= at).order_by(people.c.expires_at, people.c.pk).limit(limit)
+    return tuple(PersonRecord(*row) for row in reading.connection.execute(query))
+
+
+def _refuse_plain(digits: str | None) -> None:
+    if digits is not None and not HASHED.fullmatch(digits):
+        raise ValueError("digits are kept as a keyed hash only; see Catalog.digits_hash")

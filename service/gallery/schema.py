@@ -1,0 +1,230 @@
+"""The catalog's tables and their version.
+
+    galleries --< people --< templates      a gallery's revision is stamped on every row that changed with it
+    galleries --< departures                people who left, for those who follow the revisions
+    receipts, keys, idempotency, meta       beside them
+
+Only types that PostgreSQL knows too. `prepare` creates the tables in a new database and brings an older one forward.
+A `pk` is never used twice: an index or a snapshot that still holds a dead one must not find a stranger under it.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Column,
+    Connection,
+    Dialect,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    UniqueConstraint,
+    inspect,
+    select,
+    update,
+)
+from sqlalchemy.types import TypeDecorator
+
+from service.errors import SchemaVersionError, StorageError
+
+VERSION: Final = 1
+"""The version of the tables below; raised with every change of them, together with a migration."""
+
+MIGRATIONS: Final[Mapping[int, Callable[[Connection], None]]] = {}
+"""Version -> the function that brings a catalog of that version to the next one."""
+
+EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class UtcTime(TypeDecorator[datetime]):
+    """An instant, kept as whole microseconds since 1970 so that every database orders and compares it alike."""
+
+    impl = BigInteger
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> int | None:  # noqa: ARG002 (SQLAlchemy's signature)
+        """Turn an aware datetime into microseconds."""
+        return None if value is None else (value - EPOCH) // timedelta(microseconds=1)
+
+    def process_result_value(self, value: int | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002 (as above)
+        """Turn microseconds into an aware datetime."""
+        return None if value is None else EPOCH + timedelta(microseconds=value)
+
+
+def _key() -> BigInteger:
+    # SQLite counts only columns declared INTEGER (which hold 64 bits there).
+    return BigInteger().with_variant(Integer(), "sqlite")
+
+
+def _json() -> JSON:
+    return JSON(none_as_null=True)
+
+
+def _belongs_to(column: str) -> ForeignKey:
+    return ForeignKey(column, ondelete="CASCADE")
+
+
+metadata: Final = MetaData()
+
+meta: Final = Table(
+    "meta",
+    metadata,
+    Column("name", String(64), primary_key=True),
+    Column("value", String(255), nullable=False),
+)
+
+galleries: Final = Table(
+    "galleries",
+    metadata,
+    Column("pk", _key(), primary_key=True, autoincrement=True),
+    Column("name", String(255), nullable=False, unique=True),
+    Column("model", String(255), nullable=False),
+    Column("model_digest", String(128), nullable=False),
+    Column("dim", Integer, nullable=False),
+    Column("revision", BigInteger, nullable=False),
+    Column("fpir", Float(53)),
+    Column("attributes", _json(), nullable=False),
+    Column("created_at", UtcTime, nullable=False),
+    sqlite_autoincrement=True,
+)
+
+people: Final = Table(
+    "people",
+    metadata,
+    Column("pk", _key(), primary_key=True, autoincrement=True),
+    Column("gallery_pk", BigInteger, _belongs_to("galleries.pk"), nullable=False),
+    Column("person", String(255), nullable=False),
+    Column("name", String(1000)),
+    Column("region", String(16)),
+    Column("device", String(255)),
+    Column("digits", String(64)),
+    Column("attributes", _json(), nullable=False),
+    Column("consent", _json()),
+    Column("expires_at", UtcTime, index=True),
+    Column("created_at", UtcTime, nullable=False),
+    Column("updated_at", UtcTime, nullable=False),
+    Column("revision", BigInteger, nullable=False),
+    Column("faces", Integer, nullable=False),
+    Column("fused", LargeBinary),
+    UniqueConstraint("gallery_pk", "person", name="one_person_per_id"),
+    Index("people_by_revision", "gallery_pk", "revision"),
+    sqlite_autoincrement=True,
+)
+
+templates: Final = Table(
+    "templates",
+    metadata,
+    Column("pk", _key(), primary_key=True, autoincrement=True),
+    Column("person_pk", BigInteger, _belongs_to("people.pk"), nullable=False),
+    Column("gallery_pk", BigInteger, _belongs_to("galleries.pk"), nullable=False),
+    Column("face", String(64), nullable=False, unique=True),
+    Column("photo_digest", String(64), nullable=False),
+    Column("embedding", LargeBinary, nullable=False),
+    Column("quality", Float(53), nullable=False),
+    Column("box", _json(), nullable=False),
+    Column("created_at", UtcTime, nullable=False),
+    Column("revision", BigInteger, nullable=False),
+    UniqueConstraint("person_pk", "photo_digest", name="one_template_per_photo"),
+    Index("templates_by_photo", "gallery_pk", "photo_digest"),
+    sqlite_autoincrement=True,
+)
+
+departures: Final = Table(
+    "departures",
+    metadata,
+    Column("gallery_pk", BigInteger, _belongs_to("galleries.pk"), primary_key=True),
+    Column("person_pk", BigInteger, primary_key=True, autoincrement=False),
+    Column("revision", BigInteger, nullable=False),
+    Index("departures_by_revision", "gallery_pk", "revision"),
+)
+
+receipts: Final = Table(
+    "receipts",
+    metadata,
+    Column("receipt", String(64), primary_key=True),
+    # No foreign key: a receipt outlives its gallery.
+    Column("gallery_pk", BigInteger, nullable=False),
+    Column("gallery", String(255), nullable=False),
+    Column("revision", BigInteger, nullable=False),
+    Column("forgotten_at", UtcTime, nullable=False),
+    Column("person_hash", String(64), nullable=False),
+    Column("faces", Integer, nullable=False),
+)
+
+keys: Final = Table(
+    "keys",
+    metadata,
+    Column("key", String(64), primary_key=True),
+    Column("secret_sha256", String(64), nullable=False),
+    Column("scopes", _json(), nullable=False),
+    Column("label", String(255), nullable=False),
+    Column("created_at", UtcTime, nullable=False),
+    Column("revoked_at", UtcTime),
+)
+
+answers: Final = Table(
+    "idempotency",
+    metadata,
+    Column("scope", String(64), primary_key=True),
+    Column("key", String(255), primary_key=True),
+    Column("request_digest", String(64), nullable=False),
+    Column("status", Integer, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+    Column("created_at", UtcTime, nullable=False, index=True),
+)
+
+
+def prepare(
+    connection: Connection,
+    *,
+    version: int = VERSION,
+    migrations: Mapping[int, Callable[[Connection], None]] = MIGRATIONS,
+) -> str:
+    """Create the tables, or bring an older catalog to this version, within the caller's transaction.
+
+    Args:
+        connection: in a transaction that excludes other writers.
+        version: the version to reach.
+        migrations: a step for every older version that can be brought forward.
+
+    Returns:
+        The catalog's id: random, made with the catalog, and carried by all that is derived from it.
+
+    Raises:
+        SchemaVersionError: the catalog is newer than this code, or so old that no step is known.
+        StorageError: the database holds a meta table that is not a catalog's.
+    """
+    if not inspect(connection).has_table(meta.name):
+        metadata.create_all(connection)
+        identity = secrets.token_hex(16)
+        connection.execute(meta.insert(), [_entry("schema_version", str(version)), _entry("catalog", identity)])
+        return identity
+    entries = {str(row.name): str(row.value) for row in connection.execute(select(meta))}
+    try:
+        found, identity = int(entries["schema_version"]), entries["catalog"]
+    except (KeyError, ValueError) as error:
+        raise StorageError("the database does not say which catalog and version it is") from error
+    if found > version:
+        raise SchemaVersionError(f"the catalog has version {found} and this release reads up to {version}")
+    for step in range(found, version):
+        if step not in migrations:
+            raise SchemaVersionError(f"the catalog has version {found}, which this release cannot bring forward")
+        migrations[step](connection)
+    if found < version:
+        connection.execute(update(meta).where(meta.c.name == "schema_version").values(value=str(version)))
+    return identity
+
+
+def _entry(name: str, value: str) -> dict[str, Any]:
+    return {"name": name, "value": value}

@@ -1,0 +1,196 @@
+r"""An index on disk: made from the catalog, read back in place of it, thrown away at the least doubt.
+
+The file, all numbers little endian:
+
+    8 bytes   b"VULTUSIX"
+    4 + 4     version of the format, length of the header in bytes
+    header    JSON: the fields of `Header`, padded with spaces so that what follows lies at a multiple of 64
+    8 n       rows, int64
+    4 n dim   embeddings, float32
+    32 bytes  sha256 of everything before
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import struct
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Final
+
+import numpy as np
+
+from service.errors import SnapshotError, StorageError, StorageFullError
+from service.gallery.embeddings import STORED, Embeddings, Rows
+
+MAGIC: Final = b"VULTUSIX"
+VERSION: Final = 1
+PREFIX: Final = struct.Struct("<8sII")
+ALIGNMENT: Final = 64
+DIGEST_BYTES: Final = 32
+BLOCK: Final = 1 << 20
+ROW = np.dtype("<i8")
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What a snapshot is of.
+
+    Attributes:
+        catalog: id of the catalog it was made from.
+        gallery_pk: whose index.
+        model_digest: of the model that made the vectors.
+        dim: of the vectors.
+        revision: every change up to it is contained; later ones may be, and may be applied again.
+        count: how many people.
+    """
+
+    catalog: str
+    gallery_pk: int
+    model_digest: str
+    dim: int
+    revision: int
+    count: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Snapshot:
+    """A snapshot that was read: its arrays are the file itself, mapped into memory, read only."""
+
+    header: Header
+    rows: Rows
+    embeddings: Embeddings
+
+
+def write(path: Path, header: Header, rows: Rows, embeddings: Embeddings) -> None:
+    """Write a snapshot; a reader finds the old file or the whole new one, whatever happens meanwhile.
+
+    Args:
+        path: where it shall lie.
+        header: what it is of.
+        rows: shape (count,), int64.
+        embeddings: shape (count, dim), float32.
+
+    Raises:
+        StorageFullError: no space is left; the old file stays.
+        StorageError: the disk refuses; the old file stays.
+    """
+    if rows.shape != (header.count,) or embeddings.shape != (header.count, header.dim):
+        raise ValueError("the header does not describe the arrays")
+    text = json.dumps(asdict(header)).encode()
+    text += b" " * (-(PREFIX.size + len(text)) % ALIGNMENT)
+    parts = (PREFIX.pack(MAGIC, VERSION, len(text)), text, rows.astype(ROW).tobytes())
+    with _replacing(path) as file:
+        digest = hashlib.sha256()
+        for part in (*parts, *_blocks(embeddings)):
+            digest.update(part)
+            file.write(part)
+        file.write(digest.digest())
+
+
+def read(path: Path, *, catalog: str, gallery_pk: int, model_digest: str, dim: int, newest: int) -> Snapshot:
+    """Map a snapshot into memory after checking every byte of it.
+
+    Args:
+        path: where it lies.
+        catalog: id of the catalog that is open.
+        gallery_pk: the gallery that is wanted.
+        model_digest: of the gallery's model.
+        dim: of the gallery's vectors.
+        newest: the gallery's revision; a snapshot beyond it tells of changes that the catalog does not know.
+
+    Raises:
+        FileNotFoundError: there is none.
+        SnapshotError: damaged, cut short, of a newer format, or of another catalog, gallery or model.
+    """
+    try:
+        with path.open("rb") as file:
+            header, start = _read_header(file)
+            size = start + header.count * (ROW.itemsize + header.dim * STORED.itemsize) + DIGEST_BYTES
+            if os.fstat(file.fileno()).st_size != size:
+                raise SnapshotError("the snapshot is cut short")
+            _check_digest(file, size)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise SnapshotError(f"the snapshot cannot be read: {error.strerror}") from error
+    wanted = (catalog, gallery_pk, model_digest, dim)
+    if (header.catalog, header.gallery_pk, header.model_digest, header.dim) != wanted:
+        raise SnapshotError("the snapshot is of another catalog, gallery or model")
+    if header.revision > newest:
+        raise SnapshotError(f"the snapshot is of revision {header.revision}, the catalog at {newest}")
+    if header.count == 0:
+        return Snapshot(header, np.empty(0, np.int64), np.empty((0, dim), np.float32))
+    rows = np.memmap(path, ROW, "r", start, (header.count,))
+    embeddings = np.memmap(path, STORED, "r", start + rows.nbytes, (header.count, dim))
+    return Snapshot(header, rows, embeddings)
+
+
+def _blocks(embeddings: Embeddings) -> Iterator[bytes]:
+    step = max(1, BLOCK // max(1, embeddings.shape[1] * STORED.itemsize))
+    for first in range(0, len(embeddings), step):
+        yield embeddings[first : first + step].astype(STORED, copy=False).tobytes()
+
+
+def _read_header(file: BinaryIO) -> tuple[Header, int]:
+    prefix = file.read(PREFIX.size)
+    if len(prefix) < PREFIX.size:
+        raise SnapshotError("the snapshot is cut short")
+    magic, version, length = PREFIX.unpack(prefix)
+    if magic != MAGIC:
+        raise SnapshotError("the file is no snapshot")
+    if version != VERSION:
+        raise SnapshotError(f"the snapshot has format {version}, this release reads {VERSION}")
+    try:
+        fields: dict[str, Any] = json.loads(file.read(length))
+        header = Header(**fields)
+        sizes = (header.gallery_pk, header.dim, header.revision, header.count)
+        if not all(isinstance(size, int) and size >= 0 for size in sizes):
+            raise SnapshotError("the snapshot's header is damaged")
+    except (ValueError, TypeError) as error:
+        raise SnapshotError("the snapshot's header is damaged") from error
+    return header, PREFIX.size + length
+
+
+def _check_digest(file: BinaryIO, size: int) -> None:
+    file.seek(0)
+    digest, left = hashlib.sha256(), size - DIGEST_BYTES
+    while left:
+        block = file.read(min(BLOCK, left))
+        if not block:
+            raise SnapshotError("the snapshot is cut short")
+        digest.update(block)
+        left -= len(block)
+    if file.read() != digest.digest():
+        raise SnapshotError("the snapshot is damaged")
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[BinaryIO]:
+    temporary = None
+    try:
+        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        temporary = Path(name)
+        with os.fdopen(descriptor, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except OSError as error:
+        full = error.errno in {errno.ENOSPC, errno.EDQUOT}
+        kind = StorageFullError if full else StorageError
+        raise kind(f"the snapshot could not be written: {error.strerror}") from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)

@@ -1,0 +1,142 @@
+"""How SQLite is opened for the catalog, and what its errors mean.
+
+Two engines on one file: one connection that writes, and a pool of connections that cannot. With a write-ahead log
+(WAL) readers neither wait for the writer nor hold it up, and each sees one moment. `synchronous=FULL` puts a commit
+on the disk before it is acknowledged; `secure_delete` overwrites what is deleted, for a forgotten face must not stay
+in free pages.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from sqlalchemy import URL, Connection, Engine, QueuePool, create_engine, event
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.pool import ConnectionPoolEntry
+
+from service.errors import StorageError, StorageFullError
+
+WAIT_SECONDS = 30
+"""How long a transaction waits for its turn before it is refused."""
+
+READERS = 64
+"""Most readers at once; a connection is made when it is needed first."""
+
+ALL = ("PRAGMA foreign_keys = ON", f"PRAGMA busy_timeout = {WAIT_SECONDS * 1000}")
+WRITING = ("PRAGMA journal_mode = WAL", "PRAGMA synchronous = FULL", "PRAGMA secure_delete = ON")
+READING = ("PRAGMA query_only = ON",)
+
+MEANING = {
+    sqlite3.SQLITE_CORRUPT: "is damaged; restore it from a backup",
+    sqlite3.SQLITE_NOTADB: "is damaged or no catalog; restore it from a backup",
+    sqlite3.SQLITE_BUSY: "is locked by another process",
+    sqlite3.SQLITE_LOCKED: "is locked by another transaction",
+    sqlite3.SQLITE_READONLY: "may not be written",
+    sqlite3.SQLITE_PERM: "may not be opened",
+    sqlite3.SQLITE_CANTOPEN: "cannot be opened",
+    sqlite3.SQLITE_IOERR: "could not be read or written; the disk failed",
+}
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Engines:
+    """The writing connection and the reading ones of one catalog."""
+
+    writing: Engine
+    reading: Engine
+
+    def dispose(self) -> None:
+        """Close every connection; the last one folds the write-ahead log into the file."""
+        self.reading.dispose()
+        self.writing.dispose()
+
+
+def engines(path: Path) -> Engines:
+    """Return the engines for the file at `path`; nothing is opened yet."""
+    return Engines(
+        writing=_engine(path, connections=1, begin="BEGIN IMMEDIATE", pragmas=ALL + WRITING),
+        reading=_engine(path, connections=READERS, begin="BEGIN", pragmas=ALL + READING),
+    )
+
+
+def _engine(path: Path, *, connections: int, begin: str, pragmas: tuple[str, ...]) -> Engine:
+    engine = create_engine(
+        URL.create("sqlite", database=str(path)),
+        poolclass=QueuePool,
+        pool_size=connections,
+        max_overflow=0,
+        pool_timeout=WAIT_SECONDS,
+        pool_use_lifo=True,
+    )
+
+    @event.listens_for(engine, "connect")
+    def configure(connection: sqlite3.Connection, _entry: ConnectionPoolEntry) -> None:
+        # Python's own transaction handling begins too late for a consistent read and never IMMEDIATE.
+        connection.isolation_level = None
+        for pragma in pragmas:
+            connection.execute(pragma)
+
+    @event.listens_for(engine, "begin")
+    def start(connection: Connection) -> None:
+        connection.exec_driver_sql(begin)
+
+    return engine
+
+
+def scrub(writing: Engine) -> bool:
+    """Fold the write-ahead log into the file and empty it, so that deleted rows do not live on there.
+
+    Returns:
+        False when a reader still needs the log, or the disk refuses; to be tried again later.
+    """
+    pooled = writing.raw_connection()
+    try:
+        cursor = pooled.cursor()
+        cursor.execute("PRAGMA busy_timeout = 50")
+        try:
+            cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            (busy, _, _) = cursor.fetchall()[0]
+        finally:
+            cursor.execute(f"PRAGMA busy_timeout = {WAIT_SECONDS * 1000}")
+    except sqlite3.Error as error:
+        log.warning("the write-ahead log could not be emptied: %s", error)
+        return False
+    finally:
+        pooled.close()
+    return not busy
+
+
+@contextmanager
+def translated(path: Path) -> Iterator[None]:
+    """Turn what SQLite and SQLAlchemy raise into the product's own errors.
+
+    Raises:
+        StorageFullError: no space is left.
+        StorageError: busy, read only, damaged, or any other failure; the text says which.
+    """
+    try:
+        yield
+    except DBAPIError as error:
+        raise _translate(error.orig, path) from error
+    except sqlite3.Error as error:
+        raise _translate(error, path) from error
+    except PoolTimeoutError as error:
+        raise StorageError("too many transactions are open at once") from error
+    except SQLAlchemyError as error:
+        raise StorageError(f"the catalog refused a statement ({type(error).__name__})") from error
+
+
+def _translate(error: BaseException | None, path: Path) -> StorageError:
+    extended = getattr(error, "sqlite_errorcode", None) or 0
+    primary = extended & 0xFF  # sqlite.org/rescode.html
+    if primary == sqlite3.SQLITE_FULL:
+        return StorageFullError("no space is left for the catalog; reading goes on")
+    return StorageError(f"the catalog {path.name} {MEANING.get(primary, f'refused a statement ({error})')}")

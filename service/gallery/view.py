@@ -1,0 +1,213 @@
+"""One gallery's index, kept in step with the catalog.
+
+It starts from its snapshot if that is good and from the catalog otherwise, applies what was committed since, and goes
+on whenever it is told to catch up. A snapshot is written in the background from time to time and at the end.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from service.errors import SnapshotError, StorageError
+from service.gallery import galleries, snapshot
+from service.gallery.catalog import Catalog
+from service.gallery.changes import fused_vectors, since
+from service.gallery.embeddings import Rows
+from service.gallery.index import Matches, VectorIndex
+
+REST: Final = 10
+"""Between two snapshots lies at least this many times what the first one took."""
+
+NEVER: Final = -1
+"""The revision of the snapshot where there is none."""
+
+LEAST_REST_SECONDS: Final = 1.0
+REST_AFTER_FAILURE_SECONDS: Final = 60.0
+
+log = logging.getLogger(__name__)
+
+
+class GalleryView:
+    """The index of one gallery and the revision that it shows; safe to use from threads.
+
+    Args:
+        catalog: where the truth is.
+        gallery_pk: whose index.
+        path: where its snapshot lies, or shall lie.
+        index: makes an empty index of a dimension.
+        snapshot_every: revisions after which a snapshot is written.
+
+    Raises:
+        GalleryNotFoundError: the gallery does not exist.
+        StorageError: the catalog does not answer.
+    """
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        gallery_pk: int,
+        path: Path,
+        *,
+        index: Callable[[int], VectorIndex],
+        snapshot_every: int,
+    ) -> None:
+        self._catalog = catalog
+        with catalog.read() as reading:
+            self._gallery = galleries.by_pk(reading, gallery_pk)
+        self._path = path
+        self._snapshot_every = snapshot_every
+        self._applying = threading.Lock()
+        self._keeping = threading.Lock()
+        self._closing = threading.Event()
+        self._keeper: threading.Thread | None = None
+        self._erased = False
+        self._kept = NEVER
+        self._index = index(self._gallery.dim)
+        self._revision = self._start()
+        self.catch_up()
+
+    @property
+    def revision(self) -> int:
+        """The revision that every search shows at least."""
+        return self._revision
+
+    def __len__(self) -> int:
+        """How many people can be found."""
+        return len(self._index)
+
+    def search(self, probes: ArrayLike, k: int) -> Matches:
+        """See `VectorIndex.search`."""
+        return self._index.search(probes, k)
+
+    def score(self, probes: ArrayLike, rows: Rows) -> NDArray[np.float32]:
+        """See `VectorIndex.score`."""
+        return self._index.score(probes, rows)
+
+    def catch_up(self, at_least: int | None = None) -> int:
+        """Apply what was committed since the revision shown, in order.
+
+        Args:
+            at_least: the revision that is needed; where it is shown already nothing is asked of the catalog. None goes
+                to the newest.
+
+        Returns:
+            The revision that is shown now.
+
+        Raises:
+            GalleryNotFoundError: the gallery was deleted.
+            StorageError: the catalog does not answer, or has not reached `at_least`.
+        """
+        if at_least is None or self._revision < at_least:
+            with self._applying:
+                if at_least is None or self._revision < at_least:
+                    self._apply()
+            if at_least is not None and self._revision < at_least:
+                raise StorageError(f"the catalog is at revision {self._revision}, before {at_least}")
+            self._keep_if_due()
+        return self._revision
+
+    def close(self) -> None:
+        """Write a last snapshot if anything changed since the one before; the view is not used afterwards."""
+        self.abandon()
+        if self._revision != self._kept:
+            self._keep()
+
+    def abandon(self) -> None:
+        """Stop without a last snapshot."""
+        self._closing.set()
+        with self._keeping:
+            keeper = self._keeper
+        if keeper is not None:
+            keeper.join()
+
+    def _start(self) -> int:
+        gallery = self._gallery
+        try:
+            found = snapshot.read(
+                self._path,
+                catalog=self._catalog.id,
+                gallery_pk=gallery.pk,
+                model_digest=gallery.model_digest,
+                dim=gallery.dim,
+                newest=gallery.revision,
+            )
+        except FileNotFoundError:
+            return self._rebuild()
+        except SnapshotError as error:
+            log.warning("index of gallery %r is rebuilt from the catalog: %s", gallery.name, error.detail)
+            return self._rebuild()
+        self._index.add(found.rows, found.embeddings)
+        self._kept = found.header.revision
+        return found.header.revision
+
+    def _rebuild(self) -> int:
+        with self._catalog.read() as reading:
+            revision = galleries.by_pk(reading, self._gallery.pk).revision
+            for rows, embeddings in fused_vectors(reading, self._gallery.pk):
+                self._index.add(rows, embeddings)
+        return revision
+
+    def _apply(self) -> None:
+        while True:
+            with self._catalog.read() as reading:
+                changes = since(reading, self._gallery.pk, self._revision)
+            if changes.rows.size:
+                self._index.add(changes.rows, changes.embeddings)
+            if changes.removed.size and self._index.remove(changes.removed):
+                self._erased = True
+            self._revision = changes.revision
+            if changes.revision == changes.head:
+                return
+
+    def _due(self) -> bool:
+        never_kept = self._kept == NEVER and self._revision > 0
+        return self._erased or never_kept or self._revision - self._kept >= self._snapshot_every
+
+    def _keep_if_due(self) -> None:
+        with self._keeping:
+            if self._keeper is None and self._due() and not self._closing.is_set():
+                self._keeper = threading.Thread(target=self._keep_while_due, name="snapshot", daemon=True)
+                self._keeper.start()
+
+    def _keep_while_due(self) -> None:
+        while True:
+            began = time.monotonic()
+            rest = REST * (time.monotonic() - began) if self._keep() else REST_AFTER_FAILURE_SECONDS
+            if self._closing.wait(max(rest, LEAST_REST_SECONDS)):
+                return
+            with self._keeping:
+                if not self._due():
+                    self._keeper = None
+                    return
+
+    def _keep(self) -> bool:
+        """Write a snapshot; one that still holds somebody who left is not kept if it cannot be replaced."""
+        # Read first: what is applied while the contents are copied is in the snapshot and will be applied again.
+        revision, erased, self._erased = self._revision, self._erased, False
+        rows, embeddings = self._index.contents()
+        header = snapshot.Header(
+            catalog=self._catalog.id,
+            gallery_pk=self._gallery.pk,
+            model_digest=self._gallery.model_digest,
+            dim=self._gallery.dim,
+            revision=revision,
+            count=len(rows),
+        )
+        try:
+            snapshot.write(self._path, header, rows, embeddings)
+        except StorageError as error:
+            log.warning("no snapshot of gallery %r: %s", self._gallery.name, error.detail)
+            if erased:
+                self._path.unlink(missing_ok=True)
+                self._kept = NEVER
+            return False
+        self._kept = revision
+        return True

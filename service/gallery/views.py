@@ -1,0 +1,99 @@
+"""The indexes of all galleries, each opened when it is needed first."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from service.gallery import galleries
+from service.gallery.catalog import Catalog
+from service.gallery.index import FlatIndex, VectorIndex
+from service.gallery.view import GalleryView
+
+SUFFIX = ".snapshot"
+
+log = logging.getLogger(__name__)
+
+
+class Views:
+    """Every gallery's view; safe to use from threads.
+
+    Args:
+        catalog: where the truth is.
+        snapshots: folder of the snapshots.
+        index: makes an empty index of a dimension.
+        snapshot_every: revisions after which a view writes its snapshot.
+    """
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        snapshots: Path,
+        *,
+        index: Callable[[int], VectorIndex] = FlatIndex,
+        snapshot_every: int = 5_000,
+    ) -> None:
+        self._catalog = catalog
+        self._snapshots = snapshots
+        self._index = index
+        self._snapshot_every = snapshot_every
+        self._open: dict[int, GalleryView] = {}
+        self._opening: dict[int, threading.Lock] = {}
+        self._lock = threading.Lock()
+
+    def of(self, gallery_pk: int) -> GalleryView:
+        """Return the gallery's view, opening it first if need be; other galleries are not held up.
+
+        Raises:
+            GalleryNotFoundError: the gallery does not exist.
+            StorageError: the catalog does not answer.
+        """
+        with self._lock:
+            if gallery_pk in self._open:
+                return self._open[gallery_pk]
+            opening = self._opening.setdefault(gallery_pk, threading.Lock())
+        with opening:
+            with self._lock:
+                if gallery_pk in self._open:
+                    return self._open[gallery_pk]
+            view = GalleryView(
+                self._catalog,
+                gallery_pk,
+                self._path(gallery_pk),
+                index=self._index,
+                snapshot_every=self._snapshot_every,
+            )
+            with self._lock:
+                self._open[gallery_pk] = view
+        return view
+
+    def drop(self, gallery_pk: int) -> None:
+        """Forget the view of a deleted gallery, and its snapshot."""
+        with self._lock:
+            view = self._open.pop(gallery_pk, None)
+            self._opening.pop(gallery_pk, None)
+        if view is not None:
+            view.abandon()
+        self._path(gallery_pk).unlink(missing_ok=True)
+
+    def sweep(self) -> None:
+        """Delete snapshots of galleries that are gone, and what a crash left half written; called before first use."""
+        with self._catalog.read() as reading:
+            alive = {self._path(pk).name for pk in galleries.every_pk(reading)}
+        for path in self._snapshots.iterdir():
+            if path.is_file() and SUFFIX in path.name and path.name not in alive:
+                log.info("deleting %s, which belongs to no gallery", path.name)
+                path.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Close every view; each writes its last snapshot."""
+        with self._lock:
+            views = list(self._open.values())
+            self._open.clear()
+        for view in views:
+            view.close()
+
+    def _path(self, gallery_pk: int) -> Path:
+        return self._snapshots / f"{gallery_pk}{SUFFIX}"

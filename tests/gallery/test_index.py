@@ -1,0 +1,236 @@
+import threading
+
+import numpy as np
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from service.errors import InvalidEmbeddingError
+from service.gallery.index import NOBODY, FlatIndex
+
+DIM = 16
+
+
+def rows(*numbers):
+    return np.array(numbers, dtype=np.int64)
+
+
+@pytest.fixture
+def index():
+    return FlatIndex(DIM)
+
+
+@pytest.fixture
+def filled(index, unit):
+    index.add(np.arange(20), unit(20))
+    return index
+
+
+def test_the_nearest_come_first_with_their_cosines(filled, unit):
+    people, probes = unit(20), unit(3, seed=9)
+    matches = filled.search(probes, 5)
+    cosines = probes @ people.T
+    np.testing.assert_array_equal(matches.rows, np.argsort(-cosines, axis=1)[:, :5])
+    np.testing.assert_allclose(matches.scores, -np.sort(-cosines, axis=1)[:, :5], atol=1e-6)
+    assert (matches.rows.dtype, matches.scores.dtype) == (np.int64, np.float32)
+
+
+@pytest.mark.parametrize("probes", [0, 1, 40])
+@pytest.mark.parametrize("k", [0, 1, 20, 25])
+def test_any_number_of_probes_and_neighbours_has_its_shape(filled, unit, probes, k):
+    matches = filled.search(unit(probes, seed=9), k)
+    assert matches.rows.shape == matches.scores.shape == (probes, k)
+    np.testing.assert_array_equal(matches.rows[:, 20:], NOBODY)
+    np.testing.assert_array_equal(matches.scores[:, 20:], -np.inf)
+    assert (matches.rows[:, :20] != NOBODY).all()
+
+
+def test_many_probes_at_once_find_what_each_finds_alone(filled, unit):
+    filled.remove(rows(3, 4))
+    probes = unit(64, seed=9)
+    together = filled.search(probes, 4)
+    for number, probe in enumerate(probes):
+        alone = filled.search(probe[np.newaxis], 4)
+        np.testing.assert_array_equal(together.rows[number], alone.rows[0])
+
+
+def test_an_empty_index_finds_nobody(index, unit):
+    matches = index.search(unit(2), 3)
+    assert (matches.rows == NOBODY).all()
+    assert len(index) == 0
+    assert np.isnan(index.score(unit(2), rows(1))).all()
+    assert index.contents()[1].shape == (0, DIM)
+
+
+def test_an_index_whose_rows_are_all_removed_finds_nobody(filled, unit):
+    assert filled.remove(np.arange(20)) == 20
+    assert (filled.search(unit(2), 3).rows == NOBODY).all()
+    assert len(filled) == 0
+    filled.add(rows(5), unit(1))
+    assert filled.search(unit(1), 2).rows.tolist() == [[5, NOBODY]]
+
+
+def test_a_removed_row_is_not_found_by_the_next_search(filled, unit):
+    people = unit(20)
+    for row in range(20):
+        assert filled.search(people[row : row + 1], 1).rows[0, 0] == row
+        assert filled.remove(rows(row, row, 77)) == 1
+        assert row not in filled.search(people[row : row + 1], 20).rows
+
+
+def test_a_row_that_is_added_again_has_its_new_vector_only(filled, unit):
+    new = unit(1, seed=99)
+    filled.add(rows(7), new)
+    assert len(filled) == 20
+    everybody = filled.search(new, 30)
+    assert (everybody.rows == 7).sum() == 1
+    assert everybody.rows[0, 0] == 7
+    np.testing.assert_allclose(filled.score(new, rows(7)), 1, atol=1e-6)
+
+
+def test_of_a_row_given_twice_the_last_counts(index, unit):
+    index.add(rows(1, 2, 1), unit(3))
+    assert len(index) == 2
+    np.testing.assert_allclose(index.score(unit(3), rows(1, 2))[[2, 1], [0, 1]], 1, atol=1e-6)
+
+
+def test_the_caller_may_change_his_array_afterwards(index, unit):
+    mine = unit(1)
+    index.add(rows(1), mine)
+    mine[:] = unit(1, seed=3)
+    np.testing.assert_allclose(index.score(unit(1), rows(1)), 1, atol=1e-6)
+
+
+def test_scores_are_of_exactly_the_rows_given(filled, unit):
+    filled.remove(rows(4))
+    probes = unit(3, seed=9)
+    scores = filled.score(probes, rows(8, 4, 8, 999, 0))
+    expected = probes @ unit(20)[[8, 4, 8, 0, 0]].T
+    np.testing.assert_allclose(scores[:, [0, 2, 4]], expected[:, [0, 2, 4]], atol=1e-6)
+    assert np.isnan(scores[:, [1, 3]]).all()
+
+
+def test_scores_of_no_rows_and_no_probes_are_empty(filled, unit):
+    assert filled.score(unit(3), rows()).shape == (3, 0)
+    assert filled.score(unit(0), rows(1)).shape == (0, 1)
+
+
+def test_large_rows_are_kept_exactly(index, unit):
+    index.add(rows(2**62, 2**62 + 1), unit(2))
+    assert index.search(unit(2), 1).rows.tolist() == [[2**62], [2**62 + 1]]
+
+
+@pytest.mark.parametrize("bad", [np.eye(DIM + 1)[:1], 2 * np.eye(DIM)[:1], np.full((1, DIM), np.nan), np.eye(DIM)[0]])
+def test_an_embedding_that_is_not_valid_is_refused_and_nothing_is_added(filled, bad):
+    with pytest.raises(InvalidEmbeddingError):
+        filled.add(rows(30), bad)
+    with pytest.raises(InvalidEmbeddingError):
+        filled.search(bad, 1)
+    with pytest.raises(InvalidEmbeddingError):
+        filled.score(bad, rows(1))
+    assert len(filled) == 20
+
+
+@pytest.mark.parametrize("bad", [rows(1, 2), rows(), rows(-1)])
+def test_rows_that_do_not_fit_are_refused(filled, unit, bad):
+    with pytest.raises(ValueError, match="rows"):
+        filled.add(bad, unit(1))
+
+
+def test_the_dead_move_out_when_a_quarter_is_dead(filled):
+    filled.remove(rows(0, 1, 2, 3))
+    assert filled._flat.ntotal == 20
+    filled.remove(rows(4))
+    assert filled._flat.ntotal == 15
+
+
+class AgainstADict(RuleBasedStateMachine):
+    """Does anything to an index and to a dict of vectors, and expects the same of both."""
+
+    def __init__(self):
+        super().__init__()
+        self.index, self.known, self.drawn = FlatIndex(DIM), {}, np.random.default_rng(1)
+
+    @rule(chosen=st.lists(st.integers(0, 30), max_size=12))
+    def add(self, chosen):
+        vectors = self.drawn.standard_normal((len(chosen), DIM)).astype(np.float32)
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        self.index.add(rows(*chosen), vectors)
+        self.known |= dict(zip(chosen, vectors, strict=True))
+
+    @rule(chosen=st.lists(st.integers(0, 30), max_size=12))
+    def remove(self, chosen):
+        there = {row for row in chosen if row in self.known}
+        assert self.index.remove(rows(*chosen)) == len(there)
+        for row in there:
+            del self.known[row]
+
+    @rule(k=st.integers(0, 40))
+    def search(self, k):
+        probe = self.drawn.standard_normal(DIM).astype(np.float32)
+        probe /= np.linalg.norm(probe)
+        ranked = sorted(self.known, key=lambda row: -float(probe @ self.known[row]))[:k]
+        matches = self.index.search(probe[np.newaxis], k)
+        assert [row for row in matches.rows[0] if row != NOBODY] == ranked
+        expected = [float(probe @ self.known[row]) for row in ranked]
+        np.testing.assert_allclose(matches.scores[0, : len(ranked)], expected, atol=1e-6)
+
+    @invariant()
+    def holds_the_same(self):
+        assert len(self.index) == len(self.known)
+        held, vectors = self.index.contents()
+        assert dict(zip(held.tolist(), vectors.tolist(), strict=True)) == {
+            row: v.tolist() for row, v in self.known.items()
+        }
+
+    @invariant()
+    def scores_the_same(self):
+        probe = np.eye(DIM, dtype=np.float32)[:1]
+        expected = [self.known[row][0] if row in self.known else np.nan for row in range(31)]
+        np.testing.assert_allclose(self.index.score(probe, np.arange(31))[0], expected, atol=1e-6)
+
+
+TestAgainstADict = AgainstADict.TestCase
+TestAgainstADict.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
+
+
+def test_searches_beside_changes_are_never_wrong(unit):
+    """Each row has its own direction for ever, so whatever is found must have the score that belongs to it."""
+    directions = unit(400)
+    index, stop, faults = FlatIndex(DIM), threading.Event(), []
+    index.add(np.arange(100), directions[:100])
+
+    def look(seed):
+        draw = np.random.default_rng(seed)
+        while not stop.is_set():
+            probes = directions[draw.integers(0, 400, size=2)]
+            matches = index.search(probes, 10)
+            true = np.einsum("md,mkd->mk", probes, directions[matches.rows])
+            found = matches.rows != NOBODY
+            if not np.allclose(matches.scores[found], true[found], atol=1e-5) or not found[:, 0].all():
+                faults.append(matches)
+            if any(len(set(each[each != NOBODY])) != (each != NOBODY).sum() for each in matches.rows):
+                faults.append("twice")
+            scores = index.score(probes, matches.rows[0])
+            held = ~np.isnan(scores) & found[0]
+            true = probes @ directions[matches.rows[0]].T
+            if not np.allclose(scores[held], true[held], atol=1e-5):
+                faults.append(scores)
+
+    lookers = [threading.Thread(target=look, args=(seed,)) for seed in range(3)]
+    for looker in lookers:
+        looker.start()
+    draw = np.random.default_rng(77)
+    for _ in range(300):
+        some = draw.integers(1, 400, size=20)
+        if draw.random() < 0.5:
+            index.add(some, directions[some])
+        else:
+            index.remove(some)
+        held, vectors = index.contents()
+        np.testing.assert_array_equal(vectors, directions[held])
+    stop.set()
+    for looker in lookers:
+        looker.join()
+    assert faults == []

@@ -1,0 +1,85 @@
+import sqlite3
+
+import pytest
+from sqlalchemy import create_engine
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.schema import CreateTable
+
+from service.errors import SchemaVersionError, StorageError
+from service.gallery import schema
+
+
+@pytest.fixture
+def connection(tmp_path):
+    engine = create_engine(f"sqlite:///{tmp_path / 'catalog.sqlite'}")
+    with engine.begin() as connection:
+        yield connection
+    engine.dispose()
+
+
+def version(connection):
+    return connection.exec_driver_sql("SELECT value FROM meta WHERE name = 'schema_version'").scalar_one()
+
+
+def test_a_new_database_gets_all_tables_and_the_version(connection):
+    schema.prepare(connection)
+    assert version(connection) == str(schema.VERSION)
+    names = set(connection.exec_driver_sql("SELECT name FROM sqlite_master WHERE type = 'table'").scalars())
+    assert set(schema.metadata.tables) <= names
+
+
+def test_preparing_twice_keeps_the_identity(connection):
+    assert schema.prepare(connection) == schema.prepare(connection)
+
+
+def test_two_catalogs_have_different_identities(connection, tmp_path):
+    other = create_engine(f"sqlite:///{tmp_path / 'other.sqlite'}")
+    with other.begin() as another:
+        assert schema.prepare(connection) != schema.prepare(another)
+    other.dispose()
+
+
+def test_a_newer_catalog_is_refused(connection):
+    schema.prepare(connection, version=7)
+    with pytest.raises(SchemaVersionError, match="version 7"):
+        schema.prepare(connection, version=6)
+
+
+def test_an_older_catalog_is_brought_forward_step_by_step(connection):
+    schema.prepare(connection, version=1)
+    steps = []
+    migrations = {old: lambda _, old=old: steps.append(old) for old in (1, 2)}
+    schema.prepare(connection, version=3, migrations=migrations)
+    assert steps == [1, 2]
+    assert version(connection) == "3"
+
+
+def test_an_older_catalog_without_a_known_step_is_refused(connection):
+    schema.prepare(connection, version=1)
+    with pytest.raises(SchemaVersionError, match="cannot bring forward"):
+        schema.prepare(connection, version=2, migrations={})
+
+
+def test_a_meta_table_of_something_else_is_refused(connection):
+    connection.exec_driver_sql("CREATE TABLE meta (name TEXT, value TEXT)")
+    with pytest.raises(StorageError, match="which catalog"):
+        schema.prepare(connection)
+
+
+def test_a_newer_catalog_stops_the_opening(open_catalog, tmp_path):
+    open_catalog().close()
+    with sqlite3.connect(tmp_path / "catalog.sqlite") as raw:
+        raw.execute("UPDATE meta SET value = '999' WHERE name = 'schema_version'")
+    raw.close()
+    with pytest.raises(SchemaVersionError):
+        open_catalog()
+
+
+@pytest.mark.parametrize("table", schema.metadata.tables.values(), ids=lambda table: table.name)
+def test_every_table_can_be_made_in_postgresql(table):
+    assert "CREATE TABLE" in str(CreateTable(table).compile(dialect=postgresql.dialect()))
+
+
+@pytest.mark.parametrize("table", [schema.galleries, schema.people, schema.templates], ids=lambda table: table.name)
+def test_keys_have_64_bits_in_postgresql(table):
+    assert "pk BIGSERIAL" in str(CreateTable(table).compile(dialect=postgresql.dialect()))

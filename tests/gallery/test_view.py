@@ -1,0 +1,333 @@
+import itertools
+import logging
+import resource
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from service.errors import GalleryNotFoundError, StorageError
+from service.gallery import changes, faces, forgetting, galleries, people
+from service.gallery.catalog import Catalog
+from service.gallery.index import FlatIndex
+from service.gallery.records import PersonFields
+from service.gallery.view import GalleryView
+from service.identify.fusion import fuse
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "1.snapshot"
+
+
+@pytest.fixture
+def open_view(catalog, gallery, path):
+    opened = []
+
+    def view(**other):
+        values = {"index": FlatIndex, "snapshot_every": 1000} | other
+        opened.append(GalleryView(catalog, gallery.pk, path, **values))
+        return opened[-1]
+
+    yield view
+    for each in opened:
+        each.abandon()
+
+
+@pytest.fixture
+def enrol(catalog, gallery, template):
+    photos = itertools.count()
+
+    def one(person):
+        with catalog.write() as tx:
+            return faces.add(tx, gallery.pk, person, [template(next(photos))], limit=50)
+
+    return one
+
+
+@pytest.fixture
+def forget(catalog, gallery):
+    def one(person):
+        with catalog.write() as tx:
+            return forgetting.forget(tx, gallery.pk, person)
+
+    return one
+
+
+def state(view):
+    rows, vectors = view._index.contents()
+    return {row: vector.tobytes() for row, vector in zip(rows.tolist(), vectors, strict=True)}
+
+
+@pytest.fixture
+def truth(catalog, gallery):
+    """Tells what the catalog holds."""
+
+    def now():
+        with catalog.read() as reading:
+            return {
+                row: vector.tobytes()
+                for rows, vectors in changes.fused_vectors(reading, gallery.pk)
+                for row, vector in zip(rows.tolist(), vectors, strict=True)
+            }
+
+    return now
+
+
+def until(condition):
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_a_view_opens_with_all_that_the_catalog_holds(enrol, open_view, truth):
+    for number in range(5):
+        enrol(f"p{number}")
+    view = open_view()
+    assert (len(view), view.revision) == (5, 5)
+    assert state(view) == truth()
+
+
+def test_what_is_caught_up_with_is_found_and_what_left_is_not(enrol, forget, open_view):
+    view = open_view()
+    added = enrol("anna")
+    assert view.catch_up(added.revision) == 1
+    probe = view._index.contents()[1]
+    assert view.search(probe, 1).rows.tolist() == [[added.person.pk]]
+    np.testing.assert_allclose(view.score(probe, np.array([added.person.pk])), 1, atol=1e-6)
+    view.catch_up(forget("anna").receipt.revision)
+    assert view.search(probe, 1).rows.tolist() == [[-1]]
+
+
+def test_a_person_with_a_new_face_has_a_new_vector(enrol, open_view, truth):
+    enrol("anna")
+    view = open_view()
+    before = state(view)
+    enrol("anna")
+    view.catch_up()
+    assert state(view) == truth() != before
+
+
+def test_a_revision_that_is_shown_asks_nothing_of_the_catalog(catalog, gallery, enrol, open_view):
+    enrol("anna")
+    view = open_view()
+    with catalog.write() as tx:
+        galleries.delete(tx, gallery.pk)
+    assert view.catch_up(1) == 1
+    with pytest.raises(GalleryNotFoundError):
+        view.catch_up(2)
+
+
+def test_a_revision_that_does_not_exist_is_told(enrol, open_view):
+    enrol("anna")
+    with pytest.raises(StorageError, match="before 2"):
+        open_view().catch_up(2)
+
+
+def test_a_gallery_that_is_gone_is_told(catalog, gallery, open_view):
+    view = open_view()
+    with catalog.write() as tx:
+        galleries.delete(tx, gallery.pk)
+    with pytest.raises(GalleryNotFoundError):
+        view.catch_up()
+
+
+def test_closing_writes_a_snapshot_that_the_next_start_uses(enrol, open_view, truth):
+    enrol("anna")
+    view = open_view()
+    view.close()
+    enrol("bert")
+    made = []
+
+    class Counting(FlatIndex):
+        def add(self, rows, embeddings):
+            made.append(type(embeddings))
+            super().add(rows, embeddings)
+
+    again = open_view(index=Counting)
+    assert made == [np.memmap, np.ndarray]
+    assert state(again) == truth()
+
+
+def test_closing_without_a_change_writes_nothing(enrol, open_view, path):
+    enrol("anna")
+    open_view().close()
+    before = path.stat().st_mtime_ns, path.stat().st_ino
+    open_view().close()
+    assert (path.stat().st_mtime_ns, path.stat().st_ino) == before
+
+
+def test_replaying_onto_a_snapshot_gives_what_a_rebuild_gives(enrol, forget, open_view, path, truth):
+    for number in range(10):
+        enrol(f"p{number}")
+    open_view().close()
+    for number in range(0, 10, 2):
+        enrol(f"p{number}")
+    for number in range(5):
+        forget(f"p{number}")
+    enrol("p0")
+    replayed = open_view()
+    replayed.abandon()
+    path.unlink()
+    assert state(replayed) == state(open_view()) == truth()
+
+
+@pytest.fixture
+def ten(enrol, truth):
+    """Ten people; what the catalog holds of them."""
+    for number in range(10):
+        enrol(f"p{number}")
+    return truth()
+
+
+@pytest.mark.parametrize("spoil", [lambda c: c[:-9], lambda c: c[:200] + b"\xff" + c[201:], lambda c: b""])
+def test_a_damaged_snapshot_is_told_and_replaced(open_view, ten, path, caplog, spoil):
+    open_view().close()
+    good = path.read_bytes()
+    path.write_bytes(spoil(good))
+    with caplog.at_level(logging.WARNING):
+        view = open_view()
+    assert "rebuilt from the catalog" in caplog.text
+    assert len(view) == 10
+    assert state(view) == ten
+    until(lambda: len(path.read_bytes()) == len(good))
+    view.close()
+    caplog.clear()
+    open_view()
+    assert caplog.text == ""
+
+
+def test_a_snapshot_of_another_catalog_is_not_used(enrol, open_view, path, tmp_path, caplog):
+    enrol("anna")
+    open_view().close()
+    other = Catalog.open(tmp_path / "other.sqlite", secret=b"s", fuse=fuse)
+    with other.write() as tx:
+        pk = galleries.create(tx, "staff", model="sface", model_digest="d1", dim=16).pk
+        galleries.update(tx, pk, {"fpir": 0.5})
+    view = GalleryView(other, pk, path, index=FlatIndex, snapshot_every=1000)
+    view.abandon()
+    other.close()
+    assert len(view) == 0
+    assert "another catalog" in caplog.text
+
+
+def test_a_snapshot_of_a_later_history_is_not_used(catalog, gallery, enrol, open_view, caplog):
+    enrol("anna")
+    open_view().close()
+    with catalog.write() as tx:
+        tx.connection.exec_driver_sql("UPDATE galleries SET revision = 0")
+        tx.connection.exec_driver_sql("DELETE FROM people")
+    assert len(open_view()) == 0
+    assert "revision 1" in caplog.text
+
+
+def test_a_snapshot_is_written_every_so_many_revisions(enrol, open_view, path):
+    view = open_view(snapshot_every=3)
+    enrol("first")
+    view.catch_up()
+    until(path.exists)
+    written = path.stat().st_ino
+    until(lambda: view._keeper is None)
+    for number in range(2):
+        enrol(f"p{number}")
+        view.catch_up()
+    assert view._keeper is None
+    enrol("p3")
+    view.catch_up()
+    until(lambda: path.stat().st_ino != written)
+
+
+def test_a_forgotten_person_leaves_the_snapshot_soon(enrol, forget, open_view, path, truth):
+    anna = enrol("anna").person
+    enrol("bert")
+    view = open_view()
+    until(lambda: path.exists() and view._keeper is None)
+    vector = truth()[anna.pk]
+    assert vector in path.read_bytes()
+    forget("anna")
+    view.catch_up()
+    until(lambda: vector not in path.read_bytes())
+
+
+def test_a_snapshot_that_cannot_be_replaced_goes_with_the_person_it_holds(enrol, forget, open_view, path, caplog):
+    enrol("anna")
+    open_view().close()
+    view = open_view()
+    forget("anna")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50, before[1]))
+    try:
+        view.catch_up()
+        until(lambda: not path.exists())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "no snapshot of gallery" in caplog.text
+    view.close()
+    assert path.exists()
+
+
+def test_a_write_that_goes_on_holds_up_no_search(enrol, open_view, unit):
+    enrol("anna")
+    reached, go_on = threading.Event(), threading.Event()
+
+    class Slow(FlatIndex):
+        def contents(self):
+            reached.set()
+            assert go_on.wait(10)
+            return super().contents()
+
+    view = open_view(index=Slow)
+    assert reached.wait(10)
+    assert (view.search(unit(1), 1).rows != -1).all()
+    enrol("bert")
+    assert view.catch_up() == 2
+    go_on.set()
+
+
+def test_enrolling_threads_find_their_own_people_at_once(catalog, gallery, open_view, unit, truth):
+    view = open_view(snapshot_every=5)
+    stop, faults = threading.Event(), []
+
+    def work(thread):
+        for number in range(15):
+            seed = 1000 * thread + number
+            vector = unit(1, seed)
+            new = faces.NewTemplate(f"{seed:064x}", vector[0], 0.7, (0, 0, 1, 1))
+            with catalog.write() as tx:
+                added = faces.add(tx, gallery.pk, f"t{thread}-{number}", [new], limit=5)
+            view.catch_up(added.revision)
+            if view.search(vector, 1).rows[0, 0] != added.person.pk:
+                faults.append(seed)
+            if number % 3 == 0:
+                with catalog.write() as tx:
+                    gone = forgetting.forget(tx, gallery.pk, f"t{thread}-{number}")
+                view.catch_up(gone.receipt.revision)
+                if view.search(vector, 1).rows[0, 0] == added.person.pk:
+                    faults.append(-seed)
+
+    def look():
+        while not stop.is_set():
+            view.search(unit(1), 3)
+            time.sleep(0.001)  # a thread that never rests would keep the interpreter from the others
+
+    looker = threading.Thread(target=look)
+    looker.start()
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(work, range(4)))
+    stop.set()
+    looker.join()
+    assert faults == []
+    assert state(view) == truth()
+
+
+def test_a_patch_moves_the_revision_and_no_vector(catalog, gallery, enrol, open_view):
+    enrol("anna")
+    view = open_view()
+    before = state(view)
+    with catalog.write() as tx:
+        people.put(tx, gallery.pk, "anna", PersonFields(name="Anna"))
+    assert view.catch_up() == 2
+    assert state(view) == before
