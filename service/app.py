@@ -14,13 +14,12 @@ from pathlib import Path
 from typing import Final
 
 from fastapi import FastAPI
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from service import __version__
-from service.api import faces, galleries, operation, people, problems
+from service.api import documentation, faces, galleries, operation, people, problems
 from service.api.access import Access
 from service.api.metrics import Metrics
-from service.api.middleware import Envelope
+from service.api.middleware import Envelope, OwnNames
 from service.artifact.manifest import Manifest
 from service.artifact.store import ModelStore
 from service.errors import VultusError
@@ -41,7 +40,6 @@ log = logging.getLogger(__name__)
 
 STORAGE_THREADS: Final = 8
 EXPIRY_SECONDS: Final = 30.0
-LOCAL_NAMES: Final = ["localhost", "127.0.0.1", "[::1]", "testserver"]
 
 DESCRIPTION: Final = """
 Finds whose face a photo shows, among ten people or ten million, and says how sure it is.
@@ -61,15 +59,22 @@ class Loaded:
 
 def create_app(settings: Settings) -> FastAPI:
     """The application over these settings; it opens its parts when its lifespan starts."""
-    app = FastAPI(title="Vultus", version=__version__, description=DESCRIPTION, lifespan=_lifespan)
+    app = FastAPI(
+        title="Vultus",
+        version=__version__,
+        description=DESCRIPTION,
+        lifespan=_lifespan,
+        responses=problems.described(500, 503),
+    )
     app.state.settings = settings
     app.state.metrics = Metrics()
     problems.install(app)
     for part in (galleries, people, faces, operation):
         app.include_router(part.router)
+    documentation.complete(app)
     if is_loopback(settings.host):
         # A page in the operator's browser must not reach an open service under a name of its own (DNS rebinding).
-        app.add_middleware(TrustedHostMiddleware, allowed_hosts=LOCAL_NAMES)
+        app.add_middleware(OwnNames, own=is_loopback)
     app.add_middleware(Envelope, metrics=app.state.metrics, max_body=settings.max_request_bytes)
     return app
 

@@ -61,6 +61,12 @@ class RequestTooLargeError(VultusError):
     status, code, title = 413, "request_too_large", "The request is too large"
 
 
+class HostNotAllowedError(VultusError):
+    """The request names a host that a service open to this machine alone does not answer to."""
+
+    status, code, title = 400, "host_not_allowed", "The host is not allowed"
+
+
 class UnauthorizedError(VultusError):
     """No valid API key came with the request."""
 
@@ -301,6 +307,12 @@ class ModelDamagedError(ModelError):
     code, title = "model_damaged", "The model's file is damaged"
 
 
+class ModelExistsError(ModelError):
+    """A model of this name exists already."""
+
+    status, code, title = 409, "model_exists", "The model exists already"
+
+
 class ManifestError(ModelError):
     """A manifest is not valid."""
 
@@ -317,6 +329,18 @@ class EngineError(ModelError):
     """No inference engine could load the model or reproduce its sample."""
 
     code, title = "engine_unusable", "No inference engine runs the model"
+
+
+class EngineAbsentError(EngineError):
+    """The engine is not installed, or this machine lacks what it needs."""
+
+    code, title = "engine_absent", "The engine is not available here"
+
+
+class CalibrationError(VultusError):
+    """The photos do not suffice for a calibration."""
+
+    status, code, title = 422, "calibration_impossible", "The photos do not suffice for a calibration"
 
 
 class FetchError(VultusError):

@@ -31,10 +31,12 @@ class Access:
 
     Args:
         catalog: holds the keys.
+        remembered: seconds for which a key is not looked up again.
     """
 
-    def __init__(self, catalog: Catalog) -> None:
+    def __init__(self, catalog: Catalog, *, remembered: float = REMEMBERED_SECONDS) -> None:
         self._catalog = catalog
+        self._remembered = remembered
         self._seen: dict[str, tuple[float, keys.KeyRecord | None]] = {}
         self._any: tuple[float, bool] = (0.0, False)
 
@@ -67,14 +69,14 @@ class Access:
 
     async def _keys_exist(self, now: float) -> bool:
         checked, found = self._any
-        if now - checked > REMEMBERED_SECONDS or not checked:
+        if now - checked > self._remembered or not checked:
             found = await asyncio.to_thread(self.any_key)
             self._any = (now, found)
         return found
 
     async def _find(self, text: str, now: float) -> keys.KeyRecord | None:
         seen, key = self._seen.get(text, (0.0, None))
-        if now - seen <= REMEMBERED_SECONDS and key is not None:
+        if now - seen <= self._remembered and key is not None:
             return key
 
         def look() -> keys.KeyRecord | None:
@@ -83,7 +85,7 @@ class Access:
 
         key = await asyncio.to_thread(look)
         if key is not None:
-            self._seen = {known: item for known, item in self._seen.items() if now - item[0] <= REMEMBERED_SECONDS}
+            self._seen = {known: item for known, item in self._seen.items() if now - item[0] <= self._remembered}
             self._seen[text] = (now, key)
         return key
 

@@ -16,7 +16,7 @@ from service.gallery.records import GalleryChanges
 router = APIRouter(prefix="/v1/galleries", tags=["galleries"])
 
 
-@router.get("", responses=described(401, 403), dependencies=[Depends(needs("read"))])
+@router.get("", responses=described(401, 403, 422), dependencies=[Depends(needs("read"))])
 async def list_galleries(product: ProductDep, cursor: Cursor = None, limit: PageSize = 100) -> GalleryPage:
     """List galleries by name."""
 
@@ -33,7 +33,7 @@ async def list_galleries(product: ProductDep, cursor: Cursor = None, limit: Page
     "",
     status_code=201,
     response_model=GalleryOut,
-    responses=described(401, 403, 409, 422, 507),
+    responses=described(400, 401, 403, 409, 413, 415, 422, 507),
     dependencies=[Depends(needs("manage")), Depends(idempotent)],
 )
 async def create_gallery(product: ProductDep, request: Request, body: GalleryIn) -> Response:
@@ -74,7 +74,7 @@ async def get_gallery(product: ProductDep, gallery: Id) -> GalleryOut:
 @router.patch(
     "/{gallery}",
     response_model=GalleryOut,
-    responses=described(401, 403, 404, 422, 507),
+    responses=described(400, 401, 403, 404, 409, 413, 415, 422, 507),
     dependencies=[Depends(needs("manage")), Depends(idempotent)],
 )
 async def change_gallery(
@@ -102,7 +102,7 @@ async def change_gallery(
 @router.delete(
     "/{gallery}",
     response_model=GalleryDeleted,
-    responses=described(401, 403, 404, 422),
+    responses=described(401, 403, 404, 409, 422, 507),
     dependencies=[Depends(needs("manage")), Depends(idempotent)],
 )
 async def delete_gallery(product: ProductDep, request: Request, gallery: Id) -> Response:

@@ -1,4 +1,4 @@
-"""What happens round every request: an id, a limit on the body, a line in the log and a count."""
+"""What happens round every request: an id, a limit on the body, a line in the log, a count, a look at the host."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ import logging
 import re
 import secrets
 import time
+from collections.abc import Callable
 from typing import Final
+from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.metrics import Metrics
 from service.api.problems import response
-from service.errors import RequestTooLargeError
+from service.errors import HostNotAllowedError, RequestTooLargeError
 
 log = logging.getLogger("vultus.access")
 
@@ -83,3 +85,31 @@ class Envelope:
 
     def _refusal(self) -> RequestTooLargeError:
         return RequestTooLargeError(f"a request has at most {self.max_body} bytes", limit=self.max_body)
+
+
+class OwnNames:
+    """Refuses requests that were sent to a name which is not the service's own.
+
+    Args:
+        app: what is wrapped.
+        own: whether a host, without its port, is the service's.
+    """
+
+    def __init__(self, app: ASGIApp, *, own: Callable[[str], bool]) -> None:
+        self.app = app
+        self.own = own
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
+        if scope["type"] == "http" and not self.own(_host(Headers(scope=scope))):
+            refusal = HostNotAllowedError("the request was sent to a name that is not the service's own")
+            await response(refusal, scope["state"]["request_id"])(scope, receive, send)
+            return
+        await self.app(scope, receive, send)
+
+
+def _host(headers: Headers) -> str:
+    try:
+        return urlsplit(f"//{headers.get('host', '')}").hostname or ""
+    except ValueError:
+        return ""

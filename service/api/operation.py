@@ -69,9 +69,9 @@ async def ready(product: ProductDep, request: Request) -> Ready:
     return Ready(model=product.model.name, engine=engine.engine.name, version=__version__)
 
 
-@router.get("/metrics", response_class=Response, dependencies=[Depends(needs("read"))])
+@router.get("/metrics", response_class=Response, responses=described(401, 403), dependencies=[Depends(needs("read"))])
 async def metrics(product: ProductDep, counted: MetricsDep) -> Response:
     """Give the service's counters in Prometheus' text format."""
-    counted.waiting.labels("detect").set(product.reader.detection.waiting)
-    counted.waiting.labels("encode").set(product.reader.encoding.waiting)
+    counted.waiting.labels("photos").set(product.reader.gate.waiting)
+    counted.waiting.labels("faces").set(product.reader.encoding.waiting)
     return Response(generate_latest(counted.registry), media_type=CONTENT_TYPE_LATEST)

@@ -62,7 +62,10 @@ async def get_person(product: ProductDep, gallery: Id, person: Id) -> PersonOut:
 @router.put(
     "/{person}",
     response_model=PersonOut,
-    responses={201: {"model": PersonOut, "description": "created"}, **described(401, 403, 404, 422, 507)},
+    responses={
+        201: {"model": PersonOut, "description": "created"},
+        **described(400, 401, 403, 404, 409, 413, 415, 422, 507),
+    },
     dependencies=[Depends(needs("enroll")), Depends(idempotent)],
 )
 async def put_person(
@@ -91,7 +94,7 @@ async def put_person(
 @router.patch(
     "/{person}",
     response_model=PersonOut,
-    responses=described(401, 403, 404, 422, 507),
+    responses=described(400, 401, 403, 404, 409, 413, 415, 422, 507),
     dependencies=[Depends(needs("enroll")), Depends(idempotent)],
 )
 async def patch_person(
@@ -118,7 +121,7 @@ async def patch_person(
 @router.delete(
     "/{person}",
     response_model=PersonForgotten,
-    responses=described(401, 403, 404, 422),
+    responses=described(401, 403, 404, 409, 422, 507),
     dependencies=[Depends(needs("enroll")), Depends(idempotent)],
 )
 async def forget_person(
@@ -179,7 +182,7 @@ async def enroll_faces(
 @router.delete(
     "/{person}/faces/{face}",
     response_model=FaceRemoved,
-    responses=described(401, 403, 404, 422),
+    responses=described(401, 403, 404, 409, 422, 507),
     dependencies=[Depends(needs("enroll")), Depends(idempotent)],
 )
 async def remove_face(

@@ -11,8 +11,15 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from service.api.schemas import Problem
-from service.errors import InvalidJsonError, InvalidRequestError, NotFoundError, OverloadedError, VultusError
+from service.api.schemas import COMPONENTS, Problem
+from service.errors import (
+    InvalidJsonError,
+    InvalidRequestError,
+    NotFoundError,
+    OverloadedError,
+    UnsupportedMediaTypeError,
+    VultusError,
+)
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +46,8 @@ def document(error: VultusError, request_id: str) -> dict[str, Any]:
 
 def response(error: VultusError, request_id: str) -> JSONResponse:
     """An error as an answer."""
-    headers = {}
+    # Set here as well as by the middleware: an error that nobody foresaw is answered outside of it.
+    headers = {"X-Request-Id": request_id}
     if isinstance(error, OverloadedError):
         headers["Retry-After"] = str(error.retry_after)
     if error.status == 401:
@@ -63,19 +71,12 @@ def install(app: FastAPI) -> None:
     async def malformed(request: Request, error: Exception) -> JSONResponse:
         if not isinstance(error, RequestValidationError):
             raise error
-        return response(_translated(error), request_id(request))
+        return response(_translated(error, request.headers.get("content-type", "")), request_id(request))
 
     async def http(request: Request, error: Exception) -> JSONResponse:
         if not isinstance(error, HTTPException):
             raise error
-        # FastAPI turns whatever goes wrong while it reads a body into its own exception.
-        inner = error.__cause__ or error.__context__
-        if isinstance(inner, VultusError):
-            return response(inner, request_id(request))
-        plain = _HttpError(str(error.detail), error.status_code)
-        answer = response(
-            NotFoundError("there is nothing at this path") if error.status_code == 404 else plain, request_id(request)
-        )
+        answer = response(_of_http(error), request_id(request))
         answer.headers.update(error.headers or {})
         return answer
 
@@ -89,6 +90,18 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(Exception, unforeseen)
 
 
+def _of_http(error: HTTPException) -> VultusError:
+    # FastAPI turns whatever goes wrong while it reads a body into its own exception.
+    inner = error.__cause__ or error.__context__
+    if isinstance(inner, VultusError):
+        return inner
+    if isinstance(inner, (ValueError, RecursionError)):
+        return InvalidJsonError("the body is not JSON that can be read")
+    if error.status_code == 404:
+        return NotFoundError("there is nothing at this path")
+    return _HttpError(str(error.detail), error.status_code)
+
+
 class _HttpError(VultusError):
     """An error of the HTTP layer itself, such as a method that is not allowed."""
 
@@ -99,8 +112,10 @@ class _HttpError(VultusError):
         self.title = detail  # type: ignore[misc]
 
 
-def _translated(error: RequestValidationError) -> VultusError:
+def _translated(error: RequestValidationError, media_type: str) -> VultusError:
     faults = error.errors()
+    if any(fault["loc"] == ("body",) and isinstance(fault.get("input"), bytes) for fault in faults):
+        return UnsupportedMediaTypeError(f"send application/json, not {media_type.partition(';')[0] or 'nothing'!r}")
     if any(fault["type"] == "json_invalid" for fault in faults):
         return InvalidJsonError("the body is not valid JSON")
     return invalid(faults)
@@ -115,5 +130,5 @@ def invalid(faults: Sequence[Any]) -> InvalidRequestError:
 
 def described(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """How a route's errors appear in the documentation."""
-    content = {MEDIA_TYPE: {"schema": Problem.model_json_schema()}}
+    content = {MEDIA_TYPE: {"schema": {"$ref": COMPONENTS.format(model=Problem.__name__)}}}
     return {status: {"description": "problem document", "content": content} for status in statuses}

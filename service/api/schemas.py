@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from datetime import datetime
-from typing import Annotated, Any, Literal
+from datetime import UTC, datetime
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
@@ -13,24 +13,41 @@ from service.recognition.ids import valid_id
 Id = Annotated[str, AfterValidator(valid_id)]
 """An identifier of a gallery or a person."""
 
+COMPONENTS: Final = "#/components/schemas/{model}"
+"""Where the documentation keeps the schema of a model."""
+
 Rate = Annotated[float, Field(gt=0, lt=1)]
 """An error rate."""
 
 MOST_ATTRIBUTES = 16_384
-"""Characters of free JSON kept for a person or a gallery."""
+"""Bytes of free JSON kept for a person or a gallery."""
+
+DEEPEST_ATTRIBUTES = 32
+"""Levels of its nesting."""
 
 
 def _example(value: dict[str, Any]) -> ConfigDict:
     return ConfigDict(extra="forbid", json_schema_extra={"examples": [value]})
 
 
-def _small(value: dict[str, Any] | None) -> dict[str, Any] | None:
-    if value is not None and len(json.dumps(value)) > MOST_ATTRIBUTES:
-        raise ValueError(f"free JSON has at most {MOST_ATTRIBUTES} characters")
+def _storable(value: dict[str, Any]) -> dict[str, Any]:
+    """Refuse what could be taken in and not given out again."""
+    level: list[Any] = [value]
+    for _ in range(DEEPEST_ATTRIBUTES):
+        level = [inner for item in level for inner in (item.values() if isinstance(item, dict) else item)]
+        level = [item for item in level if isinstance(item, (dict, list))]
+    if level:
+        raise ValueError(f"free JSON is nested at most {DEEPEST_ATTRIBUTES} deep")
+    try:
+        length = len(json.dumps(value, allow_nan=False, ensure_ascii=False).encode())
+    except ValueError as error:
+        raise ValueError("free JSON holds no NaN, no infinity and no half characters") from error
+    if length > MOST_ATTRIBUTES:
+        raise ValueError(f"free JSON has at most {MOST_ATTRIBUTES} bytes")
     return value
 
 
-FreeJson = Annotated[dict[str, Any], AfterValidator(_small)]
+FreeJson = Annotated[dict[str, Any], AfterValidator(_storable)]
 
 
 class Problem(BaseModel):
@@ -82,23 +99,24 @@ class GalleryPatch(BaseModel):
     attributes: FreeJson | None = None
 
 
+GALLERY: Final[dict[str, Any]] = {
+    "name": "staff",
+    "model": "sface",
+    "model_digest": "9b74c9897bac770ffc029102a200c5de",
+    "dim": 128,
+    "revision": 42,
+    "people": 17,
+    "faces": 40,
+    "fpir": 0.003,
+    "attributes": {},
+    "created_at": "2026-01-02T03:04:05Z",
+}
+
+
 class GalleryOut(BaseModel):
     """A gallery."""
 
-    model_config = _example(
-        {
-            "name": "staff",
-            "model": "sface",
-            "model_digest": "9b74c9897bac770ffc029102a200c5de",
-            "dim": 128,
-            "revision": 42,
-            "people": 17,
-            "faces": 40,
-            "fpir": 0.003,
-            "attributes": {},
-            "created_at": "2026-01-02T03:04:05Z",
-        }
-    )
+    model_config = _example(GALLERY)
 
     name: str
     model: str
@@ -115,12 +133,16 @@ class GalleryOut(BaseModel):
 class GalleryPage(BaseModel):
     """Galleries by name; `next` is the cursor of the following page."""
 
+    model_config = _example({"galleries": [GALLERY], "next": None})
+
     galleries: list[GalleryOut]
     next: str | None
 
 
 class GalleryDeleted(BaseModel):
     """What went with a gallery."""
+
+    model_config = _example({"gallery": "staff", "people": 17, "faces": 40})
 
     gallery: str
     people: int
@@ -158,13 +180,22 @@ class PersonIn(BaseModel):
     @field_validator("expires_at")
     @classmethod
     def _with_zone(cls, value: datetime | None) -> datetime | None:
-        if value is not None and value.tzinfo is None:
+        if value is None:
+            return None
+        if value.tzinfo is None:
             raise ValueError("a time needs its zone, as in 2027-01-31T00:00:00Z")
-        return value
+        try:
+            return value.astimezone(UTC)
+        except OverflowError as error:
+            raise ValueError("a time lies in the years 1 to 9999") from error
 
 
 class PersonPatch(PersonIn):
     """What shall change; what is left out stays, null clears."""
+
+    model_config = _example({"region": None, "device": "phone-7"})
+
+    attributes: FreeJson | None = None  # type: ignore[assignment] # null clears here, and nowhere else
 
 
 class BoxOut(BaseModel):
@@ -185,8 +216,26 @@ class FaceOut(BaseModel):
     created_at: datetime
 
 
+PERSON: Final[dict[str, Any]] = {
+    "person": "anna",
+    "name": "Anna Example",
+    "region": "881f8d7a49fffff",
+    "device": None,
+    "digits": True,
+    "attributes": {},
+    "consent": None,
+    "expires_at": None,
+    "created_at": "2026-01-02T03:04:05Z",
+    "updated_at": "2026-01-02T03:04:05Z",
+    "revision": 41,
+    "face_count": 2,
+}
+
+
 class PersonOut(BaseModel):
     """A person; `digits` tells only whether some are kept."""
+
+    model_config = _example(PERSON)
 
     person: str
     name: str | None
@@ -206,6 +255,8 @@ class PersonOut(BaseModel):
 class PersonPage(BaseModel):
     """People by id; `next` is the cursor of the following page."""
 
+    model_config = _example({"people": [PERSON], "next": "anna"})
+
     people: list[PersonOut]
     next: str | None
 
@@ -224,6 +275,8 @@ class PersonForgotten(BaseModel):
 class FaceRemoved(BaseModel):
     """A face that is no longer kept."""
 
+    model_config = _example({"person": "anna", "face": "f_3c9909afec25354d551d", "revision": 43})
+
     person: str
     face: str
     revision: int
@@ -235,7 +288,7 @@ class FaceRemoved(BaseModel):
 class EnrollJson(BaseModel):
     """An enrolment as JSON: photos in base64, or embeddings of the gallery's model (base64 of float32)."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = _example({"photo": ["/9j/4AAQSkZJRg...", "/9j/4AAQSkZJRg..."]})
 
     photo: str | list[str] = Field(default_factory=list)
     embedding: str | list[str] = Field(default_factory=list)
@@ -312,7 +365,7 @@ class QualityOut(BaseModel):
 class PhotoJson(BaseModel):
     """One photo in base64."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = _example({"photo": "/9j/4AAQSkZJRg..."})
 
     photo: str
 
@@ -326,8 +379,18 @@ class SeenOut(BaseModel):
     quality: QualityOut
 
 
+SEEN: Final[dict[str, Any]] = {
+    "box": {"x": 61.0, "y": 70.2, "width": 128.4, "height": 166.0},
+    "landmarks": [[97, 132], [155, 131], [127, 166], [102, 200], [150, 199]],
+    "score": 0.93,
+    "quality": {"score": 0.81, "size": 1, "sharpness": 0.9, "pose": 0.9, "exposure": 1, "detection": 1},
+}
+
+
 class DetectionOut(BaseModel):
     """The faces of a photo, largest first."""
+
+    model_config = _example({"width": 250, "height": 250, "faces": [SEEN]})
 
     width: int
     height: int
@@ -342,6 +405,15 @@ class EmbeddedOut(SeenOut):
 
 class EmbeddingOut(BaseModel):
     """The embeddings of a photo's faces."""
+
+    model_config = _example(
+        {
+            "model": "sface",
+            "model_digest": "9b74c9897bac770ffc029102a200c5de",
+            "dim": 128,
+            "faces": [{**SEEN, "embedding": "jIcCPUanCryv7gw+..."}],
+        }
+    )
 
     model: str
     model_digest: str
@@ -460,7 +532,7 @@ class IdentificationOut(BaseModel):
 class VerifyPhotosJson(BaseModel):
     """Two photos in base64."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = _example({"photo_a": "/9j/4AAQSkZJRg...", "photo_b": "/9j/4AAQSkZJRg...", "fmr": 0.00001})
 
     photo_a: str
     photo_b: str
@@ -470,7 +542,7 @@ class VerifyPhotosJson(BaseModel):
 class VerifyPersonJson(BaseModel):
     """A photo in base64, to be compared with a person."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = _example({"photo": "/9j/4AAQSkZJRg...", "fmr": 0.00001})
 
     photo: str
     fmr: Rate | None = None
@@ -521,17 +593,45 @@ class ModelOut(BaseModel):
 class ModelsOut(BaseModel):
     """All models."""
 
+    model_config = _example(
+        {
+            "models": [
+                {
+                    "name": "sface",
+                    "version": "2021dec",
+                    "task": "recognition",
+                    "digest": "9b74c9897bac770ffc029102a200c5de",
+                    "loaded": True,
+                    "engine": {
+                        "name": "openvino-bf16",
+                        "precision": "bf16",
+                        "parity": 0.9995,
+                        "reason": "fastest",
+                        "rates": {"openvino-bf16": 150.0, "onnxruntime": 75.0},
+                    },
+                    "licence": {"spdx": "Apache-2.0", "commercial": True, "source": "https://example.org/model"},
+                    "measured": {"lfw_accuracy": 99.4},
+                    "calibration": {"data": "LFW", "impostor_pairs": 14000000},
+                }
+            ]
+        }
+    )
+
     models: list[ModelOut]
 
 
 class Live(BaseModel):
     """The process answers."""
 
+    model_config = _example({"status": "live"})
+
     status: Literal["live"] = "live"
 
 
 class Ready(BaseModel):
     """The service can do its work."""
+
+    model_config = _example({"status": "ready", "model": "sface", "engine": "openvino-bf16", "version": "0.1.0"})
 
     status: Literal["ready"] = "ready"
     model: str

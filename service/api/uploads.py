@@ -19,6 +19,7 @@ from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException
 
 from service.api.problems import invalid
+from service.api.schemas import COMPONENTS
 from service.errors import (
     InvalidEmbeddingError,
     InvalidJsonError,
@@ -194,11 +195,13 @@ def _digest(fields: dict[str, Any], photos: dict[str, list[bytes]]) -> str:
 
 def described(model: type[BaseModel], photo_fields: Sequence[str], *, repeated: bool = False) -> dict[str, Any]:
     """How such a body appears in the documentation."""
-    schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
-    schema.pop("$defs", None)
+    schema = model.model_json_schema(ref_template=COMPONENTS)
     file: dict[str, Any] = {"type": "string", "format": "binary"}
     files = {name: {"type": "array", "items": file} if repeated else file for name in photo_fields}
     others = {name: field for name, field in schema["properties"].items() if name not in {*photo_fields, "embedding"}}
     form = {"type": "object", "properties": {**files, **others}, "required": list(photo_fields)}
-    content = {"multipart/form-data": {"schema": form}, "application/json": {"schema": schema}}
+    content = {
+        "multipart/form-data": {"schema": form},
+        "application/json": {"schema": {"$ref": COMPONENTS.format(model=model.__name__)}},
+    }
     return {"requestBody": {"required": True, "content": content}}

@@ -24,6 +24,8 @@ TEMPLATE = np.array(
 
 LEAST_SPREAD = 1.0
 """Least root-mean-square distance of the landmarks from their middle, in pixels."""
+FARTHEST = 1e6
+"""Largest coordinate, in pixels, that a landmark may have."""
 LEAST_FIT = 0.3
 """Least correlation, from 0 to 1, of the landmarks with the template; a face in profile has more than 0.6."""
 
@@ -85,11 +87,13 @@ def similarity(landmarks: NDArray[np.floating]) -> tuple[float, float, float, fl
     points = np.asarray(landmarks, np.float64)
     if points.shape != (5, 2) or not np.isfinite(points).all():
         raise NoFaceError("the face has no usable landmarks")
+    if np.abs(points).max() > FARTHEST:
+        raise NoFaceError("the landmarks of the face lie outside of the photo")
     z, w = points @ (1, 1j), TEMPLATE @ (1, 1j)
     z_mean, w_mean = z.mean(), w.mean()
     z, w = z - z_mean, w - w_mean
     spread = float((z.conj() @ z).real)
-    if not 5 * LEAST_SPREAD**2 <= spread < math.inf:
+    if spread < 5 * LEAST_SPREAD**2:
         raise NoFaceError("the landmarks of the face coincide")
     factor = complex(z.conj() @ w) / spread
     if abs(factor) * math.sqrt(spread) < LEAST_FIT * np.linalg.norm(w):

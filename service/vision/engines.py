@@ -17,7 +17,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from service.artifact import graph
-from service.errors import EngineError
+from service.errors import EngineAbsentError, EngineError
 
 Outputs = dict[str, NDArray[np.float32]]
 
@@ -92,7 +92,7 @@ def cuda(path: Path, *, streams: int = 1) -> Engine:
         EngineError: this ONNX Runtime has no CUDA, or the session did not start on it.
     """
     if "CUDAExecutionProvider" not in ort.get_available_providers():
-        raise EngineError("the engine cuda needs onnxruntime-gpu and an NVIDIA driver (install vultus[gpu])")
+        raise EngineAbsentError("the engine cuda needs onnxruntime-gpu and an NVIDIA driver (install vultus[gpu])")
     session = _session(path.read_bytes(), ["CUDAExecutionProvider", "CPUExecutionProvider"], streams)
     if session.get_providers()[0] != "CUDAExecutionProvider":
         raise EngineError("ONNX Runtime could not start on the GPU")
@@ -128,10 +128,10 @@ def openvino(path: Path, *, streams: int = 1, name: str = "openvino", precision:
     try:
         import openvino as ov  # noqa: PLC0415 - an optional engine, loaded when it is asked for
     except ImportError as error:
-        raise EngineError("the engine openvino is not installed (install vultus[cpu])") from error
+        raise EngineAbsentError("the engine openvino is not installed (install vultus[cpu])") from error
     core = ov.Core()
     if precision == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
-        raise EngineError("this CPU does not compute in bf16")
+        raise EngineAbsentError("this CPU does not compute in bf16")
     config = {
         "INFERENCE_PRECISION_HINT": precision,
         "INFERENCE_NUM_THREADS": streams,

@@ -23,11 +23,18 @@ from service.vision.decode import Photo, decode
 from service.vision.detect import Canvas, Face, canvases, faces_from
 from service.vision.encode import Encoder
 from service.vision.engines import Engine, Outputs
+from service.vision.gate import Gate
 from service.vision.quality import Quality, assess
 
 Crop = NDArray[np.uint8]
 Embedding = NDArray[np.float32]
 Result = TypeVar("Result")
+
+OPEN_PHOTOS = 3
+"""Photos that are open at once for each worker: enough to keep it busy, few enough to bound memory."""
+
+MOST_CANVASES = 1000
+"""More than any photo within the limits is laid out on; the gate is what bounds the work."""
 
 CANVASES_AT_ONCE = 4
 """Canvases of one shape that share a detection batch; more gain nothing on a CPU."""
@@ -78,8 +85,14 @@ class Reader:
     """Reads photos. Made by `reader`, which starts and stops its batches."""
 
     def __init__(
-        self, detection: Batcher[Canvas, Outputs], encoding: Batcher[Crop, Embedding], pool: Executor, limits: Limits
+        self,
+        gate: Gate,
+        detection: Batcher[Canvas, Outputs],
+        encoding: Batcher[Crop, Embedding],
+        pool: Executor,
+        limits: Limits,
     ) -> None:
+        self.gate = gate
         self.detection = detection
         self.encoding = encoding
         self.limits = limits
@@ -92,9 +105,10 @@ class Reader:
             PhotoError: the photo cannot be used, or shows more faces than are looked at.
             OverloadedError: too many photos are waiting.
         """
-        photo, looks = await self._in_pool(lambda: self._open(data))
-        heads = await asyncio.gather(*(self.detection.submit(look, priority) for look in looks))
-        return await self._in_pool(lambda: self._cut(photo, looks, heads))
+        async with self.gate.passing(priority):
+            photo, looks = await self._in_pool(lambda: self._open(data))
+            heads = await asyncio.gather(*(self.detection.submit(look, priority) for look in looks))
+            return await self._in_pool(lambda: self._cut(photo, looks, heads))
 
     async def encode(self, crops: Sequence[Crop], priority: Priority = Priority.INTERACTIVE) -> list[Embedding]:
         """Encode crops, one embedding each.
@@ -141,12 +155,14 @@ async def reader(
         capacity: photos, and faces, that may wait.
         workers: batches of each kind that run at once.
     """
+    opened = OPEN_PHOTOS * workers
+    gate = Gate(inside=opened, waiting=capacity, name="photos")
     detection: Batcher[Canvas, Outputs] = Batcher(
         lambda looks: _detect(detector, looks),
         pool,
-        name="photos",
+        name="canvases",
         max_batch=CANVASES_AT_ONCE,
-        capacity=capacity,
+        capacity=opened * MOST_CANVASES,
         workers=workers,
         shape=lambda look: look.pixels.shape,
     )
@@ -154,7 +170,7 @@ async def reader(
         lambda crops: list(encoder(crops)), pool, name="faces", max_batch=max_batch, capacity=capacity, workers=workers
     )
     async with detection, encoding:
-        yield Reader(detection, encoding, pool, limits)
+        yield Reader(gate, detection, encoding, pool, limits)
 
 
 def _detect(detector: Engine, looks: list[Canvas]) -> list[Outputs]:

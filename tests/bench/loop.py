@@ -56,6 +56,11 @@ class Loop:
         self.detector = Detector(detection.engine)
         self.encoder = Encoder(self.chosen.engine)
 
+    def crops(self, data: bytes) -> list[NDArray[np.uint8]]:
+        """The aligned crops of a photo's faces."""
+        photo = decode(data, **LIMITS)
+        return [align(photo.pixels, face.landmarks) for face in self.detector.detect(photo.pixels)]
+
     def embed(self, photos: Sequence[bytes]) -> tuple[NDArray[np.float32], Stages]:
         """Embed the most central face of each photo; where none is found the row is zero and `missed` names it."""
         stages = Stages()
