@@ -58,6 +58,7 @@ class Settings(BaseSettings):
     fpir: Annotated[float, Field(gt=0, lt=1, description="target false-positive identification rate")] = 0.003
     fmr: Annotated[float, Field(gt=0, lt=1, description="target false-match rate of verify")] = 1e-5
     snapshot_every: Annotated[int, Field(ge=1, description="revisions after which a snapshot is written")] = 5_000
+    key: Annotated[str, Field(repr=False, description="API key that the command line sends to a service")] = ""
     log_level: Annotated[Literal["debug", "info", "warning", "error"], Field(description="least level logged")] = "info"
 
 

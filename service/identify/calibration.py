@@ -12,7 +12,6 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import expit
 
 from service.errors import FpirNotSupportedError
 
@@ -118,6 +117,11 @@ def _rates(least: float) -> NDArray[np.float64]:
     """Rates from 0.5 down to the least that may be stated, evenly in the logarithm."""
     decades = np.log10(0.5 / least)
     return np.geomspace(0.5, least, int(np.ceil(decades * POINTS_PER_DECADE)) + 1)
+
+
+def expit(x: ArrayLike) -> NDArray[np.float64]:
+    """The logistic function 1 / (1 + exp(-x)), without overflow."""
+    return np.exp(-np.logaddexp(0.0, -np.asarray(x, np.float64)))
 
 
 def _logistic(mated: NDArray[np.float64], impostor: NDArray[np.float64]) -> tuple[float, float]:

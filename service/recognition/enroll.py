@@ -204,7 +204,8 @@ def _resemblances(
     with product.catalog.read() as reading:
         own = find(reading, gallery.pk, person)
         rows = {int(row) for row in matches.rows[matches.scores >= accept.similarity]} - {own.pk if own else -1}
-        people = by_pks(reading, sorted(rows))
+        found_people = by_pks(reading, sorted(rows))
+        people = {pk: other for pk, other in found_people.items() if not other.expired(reading.now)}
     return [
         tuple(
             Resemblance(people[int(row)].person, float(score))

@@ -11,7 +11,7 @@ from typing import Any, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from service.errors import InvalidEmbeddingError
+from service.errors import InvalidEmbeddingError, NoFaceError
 from service.gallery.people import by_pks
 from service.gallery.records import GalleryRecord, PersonRecord
 from service.gallery.view import GalleryView
@@ -103,10 +103,10 @@ async def identify(
         probes = [embedding]
     else:
         faces = (await product.reader.see(photo or b"")).faces
+        if not faces:
+            raise NoFaceError("no face was found in the photo")
         seen = faces
         probes = await product.reader.encode([face.crop for face in faces])
-    if not probes:
-        return Identification(record.name, view.revision, ())
     answers = await product.stored(
         lambda: _answer(product, record, view, np.stack(probes), seen, accept=accept, top=top)
     )

@@ -9,6 +9,9 @@ import h3
 
 from service.errors import InvalidRequestError
 
+LONGEST: Final = 16
+"""Characters of an H3 cell in hexadecimal; more do not fit the 64 bits that the library reads."""
+
 RESOLUTION: Final = 8
 """Of the cell that stands for a point: about 0.7 square kilometres (H3's table of cell statistics)."""
 
@@ -19,7 +22,7 @@ def cell_of(region: str) -> str:
     Raises:
         InvalidRequestError: it is no H3 cell.
     """
-    if not region.isascii() or not h3.is_valid_cell(region):
+    if len(region) > LONGEST or not region.isascii() or not h3.is_valid_cell(region):
         raise InvalidRequestError("a region is an H3 cell such as 8828308281fffff, or a point with lat and lon")
     return region.lower()
 
