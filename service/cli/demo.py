@@ -112,8 +112,6 @@ async def _identified(service: Connection, visitor: Visitor) -> Shown:
     except AnsweredError as error:
         return Shown(visitor, "missed", None, None, time.perf_counter() - started, error.code)
     spent = time.perf_counter() - started
-    if not answer["faces"]:
-        return Shown(visitor, "missed", None, None, spent, "no_face")
     face = answer["faces"][0]
     best = face["candidates"][0] if face["candidates"] else None
     return Shown(visitor, outcome_of(visitor, face), face, best, spent)

@@ -39,8 +39,6 @@ def identify(
     if as_json:
         print_json(answer)
         return
-    if not answer["faces"]:
-        say("no face was found in the photo")
     for face in answer["faces"]:
         _print(face)
 

@@ -66,6 +66,5 @@ def _forget(
         gone = forgetting.forget(tx, record.pk, person)
         if remember is not None:
             remember(tx, gone)
-    if record.model_digest == product.model.digest:
-        product.views.of(record.pk).catch_up(gone.receipt.revision)
+    product.show(record, gone.receipt.revision)
     return gone
