@@ -11,14 +11,15 @@ from service.errors import NotReadyError
 from service.recognition.product import Product
 
 
-def _product(request: Request) -> Product:
+# Plain functions would each be sent to a thread of their own and back.
+async def _product(request: Request) -> Product:
     found: Product | None = getattr(request.app.state, "product", None)
     if found is None:
         raise NotReadyError("the service is starting or stopping")
     return found
 
 
-def _metrics(request: Request) -> Metrics:
+async def _metrics(request: Request) -> Metrics:
     found: Metrics = request.app.state.metrics
     return found
 

@@ -54,7 +54,7 @@ async def create_gallery(product: ProductDep, request: Request, body: GalleryIn)
                 )
                 keep(tx, 201, render.gallery(made, galleries.GallerySize(0, 0), product.policy.fpir))
 
-        await product.stored(create)
+        await product.written(create)
 
     return await write(product, request, body_digest(body), work)
 
@@ -93,8 +93,9 @@ async def change_gallery(
             with product.catalog.write() as tx:
                 changed = galleries.update(tx, galleries.get(tx, gallery).pk, changes)
                 keep(tx, 200, render.gallery(changed, galleries.size(tx, changed.pk), product.policy.fpir))
+            product.known.forget(gallery)
 
-        await product.stored(change)
+        await product.written(change)
 
     return await write(product, request, body_digest(body), work)
 
@@ -114,8 +115,9 @@ async def delete_gallery(product: ProductDep, request: Request, gallery: Id) -> 
                 found = galleries.get(tx, gallery)
                 gone = galleries.delete(tx, found.pk)
                 keep(tx, 200, GalleryDeleted(gallery=gallery, people=gone.people, faces=gone.templates))
+            product.known.forget(gallery)
             product.views.drop(found.pk)
 
-        await product.stored(delete)
+        await product.written(delete)
 
     return await write(product, request, body_digest(None), work)

@@ -72,6 +72,6 @@ async def ready(product: ProductDep, request: Request) -> Ready:
 @router.get("/metrics", response_class=Response, responses=described(401, 403), dependencies=[Depends(needs("read"))])
 async def metrics(product: ProductDep, counted: MetricsDep) -> Response:
     """Give the service's counters in Prometheus' text format."""
-    counted.waiting.labels("photos").set(product.reader.gate.waiting)
+    counted.waiting.labels("photos").set(product.reader.seeing.waiting)
     counted.waiting.labels("faces").set(product.reader.encoding.waiting)
     return Response(generate_latest(counted.registry), media_type=CONTENT_TYPE_LATEST)

@@ -86,7 +86,7 @@ async def put_person(
                 keep(tx, 201 if done.created else 200, render.person(done.person))
             product.show(record, done.person.revision)
 
-        await product.stored(put)
+        await product.written(put)
 
     return await write(product, request, body_digest(body), work)
 
@@ -115,7 +115,7 @@ async def patch_person(
                 keep(tx, 200, render.person(changed))
             product.show(record, changed.revision)
 
-        await product.stored(patch)
+        await product.written(patch)
 
     return await write(product, request, body_digest(body), work)
 
@@ -197,14 +197,15 @@ async def remove_face(
     """Remove one face of a person."""
 
     async def work(keep: Keep) -> None:
+        record, view = await product.gallery(gallery)
+
         def remove() -> None:
-            record, view = product.gallery(gallery)
             with product.catalog.write() as tx:
                 done = faces.remove(tx, record.pk, person, face)
                 keep(tx, 200, FaceRemoved(person=person, face=face, revision=done.revision))
             view.catch_up(done.revision)
 
-        await product.stored(remove)
+        await product.written(remove)
 
     return await write(product, request, body_digest(None), work)
 

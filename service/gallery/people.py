@@ -106,17 +106,29 @@ def get(reading: Reading, gallery_pk: int, person: str) -> PersonRecord:
     return found
 
 
-def by_pks(reading: Reading, pks: Sequence[int]) -> dict[int, PersonRecord]:
-    """Return the people of these index rows, in one query; those forgotten meanwhile are missing.
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a search needs to know of somebody: the caller's id, and how long the person may be found."""
 
-    Expired people are among them: `PersonRecord.expired` tells.
+    person: str
+    expires_at: datetime | None
+
+    def expired(self, now: datetime) -> bool:
+        """Tell whether the person must no longer be found at `now`."""
+        return self.expires_at is not None and self.expires_at <= now
+
+
+def by_pks(reading: Reading, pks: Sequence[int]) -> dict[int, Found]:
+    """Return who stands behind index rows, in one query; those forgotten meanwhile are missing.
+
+    Expired people are among them: `Found.expired` tells.
 
     Args:
         reading: the transaction.
         pks: at most some thousands.
     """
-    query = select(*COLUMNS).where(people.c.pk.in_(pks))
-    return {row.pk: PersonRecord(*row) for row in reading.connection.execute(query)}
+    query = select(people.c.pk, people.c.person, people.c.expires_at).where(people.c.pk.in_(pks))
+    return {pk: Found(person, expires_at) for pk, person, expires_at in reading.connection.execute(query)}
 
 
 def page(reading: Reading, gallery_pk: int, *, after: str | None = None, limit: int = 100) -> Page[PersonRecord]:

@@ -143,7 +143,7 @@ async def enroll(
     count = len(photos) + len(ready)
     if not 1 <= count <= product.policy.photos:
         raise InvalidRequestError(f"an enrolment takes 1 to {product.policy.photos} photos, not {count}")
-    record, view = await product.stored(lambda: product.gallery(gallery))
+    record, view = await product.gallery(gallery)
     outcomes = await asyncio.gather(*(_read(product, place, data) for place, data in enumerate(photos)))
     found = [item for item in outcomes if isinstance(item, _Ready)]
     found += [_of_embedding(len(photos) + place, item) for place, item in enumerate(ready)]
@@ -151,10 +151,7 @@ async def enroll(
     if not found:
         raise _nothing(refused)
     resemblances = await product.stored(lambda: _resemblances(product, record, view, person, found))
-    keep = partial(_keep, product, record, person, found, resemblances, refused, remember)
-    enrolment = await product.stored(keep)
-    await product.stored(lambda: view.catch_up(enrolment.revision))
-    return enrolment
+    return await product.written(partial(_keep, product, record, person, found, resemblances, refused, remember))
 
 
 async def _read(product: Product, place: int, data: bytes) -> _Ready | Refused:
@@ -201,10 +198,12 @@ def _resemblances(
     accept = threshold(product.calibration, len(view), gallery.fpir or product.policy.fpir, insist=False)
     probes: NDArray[np.float32] = np.stack([item.embedding for item in found])
     matches = view.search(probes, LOOK_ALIKES)
+    alike = {int(row) for row in matches.rows[matches.scores >= accept.similarity]}
+    if not alike:
+        return [()] * len(found)
     with product.catalog.read() as reading:
         own = find(reading, gallery.pk, person)
-        rows = {int(row) for row in matches.rows[matches.scores >= accept.similarity]} - {own.pk if own else -1}
-        found_people = by_pks(reading, sorted(rows))
+        found_people = by_pks(reading, sorted(alike - {own.pk if own else -1}))
         people = {pk: other for pk, other in found_people.items() if not other.expired(reading.now)}
     return [
         tuple(
@@ -245,6 +244,7 @@ def _keep(
         enrolment = Enrolment(person, added.revision, tuple(enrolled), tuple(left))
         if remember is not None:
             remember(tx, enrolment)
+    product.show(gallery, enrolment.revision)
     return enrolment
 
 

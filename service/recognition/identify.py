@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.errors import InvalidEmbeddingError, NoFaceError
-from service.gallery.people import by_pks
-from service.gallery.records import GalleryRecord, PersonRecord
+from service.gallery.people import Found, by_pks
+from service.gallery.records import GalleryRecord
 from service.gallery.view import GalleryView
 from service.identify.decision import Threshold, decide, threshold
 from service.recognition.product import Embedding, Product
@@ -94,7 +94,7 @@ async def identify(
         PhotoError: the photo cannot be used.
         OverloadedError: too much is waiting.
     """
-    record, view = await product.stored(lambda: product.gallery(gallery))
+    record, view = await product.gallery(gallery)
     accept = threshold(
         product.calibration, len(view), fpir or record.fpir or product.policy.fpir, insist=fpir is not None
     )
@@ -143,7 +143,7 @@ def _about(
     face: SeenFace | None,
     rows: NDArray[np.int64],
     scores: NDArray[np.floating[Any]],
-    known: dict[int, PersonRecord],
+    known: dict[int, Found],
     now: datetime,
     *,
     people: int,

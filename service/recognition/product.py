@@ -20,6 +20,7 @@ from service.gallery.records import GalleryRecord
 from service.gallery.view import GalleryView
 from service.gallery.views import Views
 from service.identify.calibration import Calibration
+from service.recognition.known import KnownGalleries
 from service.vision.reader import Reader, SeenFace, SeenPhoto
 
 Embedding = NDArray[np.float32]
@@ -55,8 +56,10 @@ class Product:
         reader: photos to faces and embeddings.
         catalog: the truth.
         views: the indexes.
+        known: galleries that were looked up before.
         claims: idempotency keys being worked on.
-        storage: threads for the catalog, apart from those that compute.
+        storage: threads that read the catalog and search indexes, apart from those that compute.
+        writing: the thread that writes; the catalog takes one writer at a time, so more would only wait.
         policy: defaults and limits.
     """
 
@@ -65,25 +68,36 @@ class Product:
     reader: Reader
     catalog: Catalog
     views: Views
+    known: KnownGalleries
     claims: Claims
     storage: Executor
+    writing: Executor
     policy: Policy
 
     async def stored(self, work: Callable[[], Result]) -> Result:
-        """Run something that waits for the catalog or an index, off the event loop."""
+        """Run something that reads the catalog or searches an index, off the event loop."""
         return await asyncio.get_running_loop().run_in_executor(self.storage, work)
 
-    def gallery(self, name: str) -> tuple[GalleryRecord, GalleryView]:
-        """A gallery that this model may search, with its index. Blocks.
+    async def written(self, work: Callable[[], Result]) -> Result:
+        """Run something that changes the catalog, off the event loop, in the order of the calls."""
+        return await asyncio.get_running_loop().run_in_executor(self.writing, work)
+
+    async def gallery(self, name: str) -> tuple[GalleryRecord, GalleryView]:
+        """A gallery that this model may search, with its index; the record's revision may be an old one.
 
         Raises:
             GalleryNotFoundError: there is none of this name.
             GalleryModelError: it is bound to another model.
         """
-        with self.catalog.read() as reading:
-            found = galleries.get(reading, name)
-        self.require_own(found)
-        return found, self.views.of(found.pk)
+
+        def look() -> tuple[GalleryRecord, GalleryView]:
+            with self.catalog.read() as reading:
+                found = galleries.get(reading, name)
+            self.require_own(found)
+            return found, self.views.of(found.pk)
+
+        known = self.known.get(name)
+        return known if known is not None else await self.stored(lambda: self.known.learn(name, look))
 
     def show(self, gallery: GalleryRecord, revision: int) -> None:
         """Let every search that begins from now on see a gallery as it is at a revision. Blocks.

@@ -10,6 +10,7 @@ import numpy as np
 
 from service.errors import PersonNotFoundError, PersonWithoutFaceError
 from service.gallery import faces, people
+from service.gallery.records import GalleryRecord
 from service.recognition.product import Embedding, Product, largest
 from service.vision.reader import SeenFace
 
@@ -68,13 +69,13 @@ async def verify_person(
     """
     rate = fmr or product.policy.fmr
     accept = product.calibration.threshold(rate)
-    template = await product.stored(lambda: _template(product, gallery, person))
+    record, _ = await product.gallery(gallery)
+    template = await product.stored(lambda: _template(product, record, person))
     face, probe = await _probe(product, photo)
     return _compared(product, template, probe, (face,), accept, rate)
 
 
-def _template(product: Product, gallery: str, person: str) -> Embedding:
-    record, _ = product.gallery(gallery)
+def _template(product: Product, record: GalleryRecord, person: str) -> Embedding:
     with product.catalog.read() as reading:
         found = people.get(reading, record.pk, person)
         if found.expired(datetime.now(UTC)):

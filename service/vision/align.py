@@ -22,6 +22,10 @@ TEMPLATE = np.array(
 )
 """Left eye, right eye, nose, left and right corner of the mouth, as seen in the crop."""
 
+_MIDDLE = complex(*TEMPLATE.mean(axis=0))
+_PLACES = [complex(u, v) - _MIDDLE for u, v in TEMPLATE.tolist()]
+_SPREAD = math.sqrt(sum(abs(place) ** 2 for place in _PLACES))
+
 LEAST_SPREAD = 1.0
 """Least root-mean-square distance of the landmarks from their middle, in pixels."""
 FARTHEST = 1e6
@@ -89,16 +93,17 @@ def similarity(landmarks: NDArray[np.floating]) -> tuple[float, float, float, fl
         raise NoFaceError("the face has no usable landmarks")
     if np.abs(points).max() > FARTHEST:
         raise NoFaceError("the landmarks of the face lie outside of the photo")
-    z, w = points @ (1, 1j), TEMPLATE @ (1, 1j)
-    z_mean, w_mean = z.mean(), w.mean()
-    z, w = z - z_mean, w - w_mean
-    spread = float((z.conj() @ z).real)
+    # Five numbers: calling numpy would take longer than the arithmetic.
+    z = [complex(u, v) for u, v in points.tolist()]
+    middle = sum(z) / 5
+    z = [item - middle for item in z]
+    spread = sum(abs(item) ** 2 for item in z)
     if spread < 5 * LEAST_SPREAD**2:
         raise NoFaceError("the landmarks of the face coincide")
-    factor = complex(z.conj() @ w) / spread
-    if abs(factor) * math.sqrt(spread) < LEAST_FIT * np.linalg.norm(w):
+    factor = sum(item.conjugate() * place for item, place in zip(z, _PLACES, strict=True)) / spread
+    if abs(factor) * math.sqrt(spread) < LEAST_FIT * _SPREAD:
         raise NoFaceError("the landmarks do not form a face")
-    shift = complex(w_mean - factor * z_mean)
+    shift = _MIDDLE - factor * middle
     return factor.real, factor.imag, shift.real, shift.imag
 
 

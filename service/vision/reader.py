@@ -1,17 +1,18 @@
 """From a photo's bytes to faces and embeddings, for many callers at once.
 
-Decoding, aligning and assessing run on a pool of threads; detection and encoding run in batches formed across
-requests (`service.vision.batching`). Nothing here blocks the event loop.
+Photos are seen (decoded, searched for faces, cut out, assessed) by workers, one photo each; faces are encoded in
+batches formed across requests. Both have a bounded queue that the urgent overtake (`service.vision.batching`). Nothing
+here blocks the event loop.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import TypeVar
+from itertools import groupby, islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,21 +24,13 @@ from service.vision.decode import Photo, decode
 from service.vision.detect import Canvas, Face, canvases, faces_from
 from service.vision.encode import Encoder
 from service.vision.engines import Engine, Outputs
-from service.vision.gate import Gate
 from service.vision.quality import Quality, assess
 
 Crop = NDArray[np.uint8]
 Embedding = NDArray[np.float32]
-Result = TypeVar("Result")
-
-OPEN_PHOTOS = 3
-"""Photos that are open at once for each worker: enough to keep it busy, few enough to bound memory."""
-
-MOST_CANVASES = 1000
-"""More than any photo within the limits is laid out on; the gate is what bounds the work."""
 
 CANVASES_AT_ONCE = 4
-"""Canvases of one shape that a worker takes at once."""
+"""Canvases of one photo and shape that share a run of the detector."""
 
 BATCHED_PIXELS = 384 * 384
 """Larger canvases are run one by one."""
@@ -87,19 +80,9 @@ class SeenPhoto:
 class Reader:
     """Reads photos. Made by `reader`, which starts and stops its batches."""
 
-    def __init__(
-        self,
-        gate: Gate,
-        detection: Batcher[Canvas, Outputs],
-        encoding: Batcher[Crop, Embedding],
-        pool: Executor,
-        limits: Limits,
-    ) -> None:
-        self.gate = gate
-        self.detection = detection
+    def __init__(self, seeing: Batcher[bytes, SeenPhoto], encoding: Batcher[Crop, Embedding]) -> None:
+        self.seeing = seeing
         self.encoding = encoding
-        self.limits = limits
-        self._pool = pool
 
     async def see(self, data: bytes, priority: Priority = Priority.INTERACTIVE) -> SeenPhoto:
         """Decode a photo and find its faces.
@@ -108,10 +91,7 @@ class Reader:
             PhotoError: the photo cannot be used, or shows more faces than are looked at.
             OverloadedError: too many photos are waiting.
         """
-        async with self.gate.passing(priority):
-            photo, looks = await self._in_pool(lambda: self._open(data))
-            heads = await asyncio.gather(*(self.detection.submit(look, priority) for look in looks))
-            return await self._in_pool(lambda: self._cut(photo, looks, heads))
+        return await self.seeing.submit(data, priority)
 
     async def encode(self, crops: Sequence[Crop], priority: Priority = Priority.INTERACTIVE) -> list[Embedding]:
         """Encode crops, one embedding each.
@@ -121,26 +101,6 @@ class Reader:
             EngineError: the network gave no usable embedding.
         """
         return list(await asyncio.gather(*(self.encoding.submit(crop, priority) for crop in crops)))
-
-    def _open(self, data: bytes) -> tuple[Photo, list[Canvas]]:
-        photo = decode(data, max_bytes=self.limits.photo_bytes, max_pixels=self.limits.photo_pixels)
-        return photo, canvases(photo.pixels)
-
-    def _cut(self, photo: Photo, looks: list[Canvas], heads: list[Outputs]) -> SeenPhoto:
-        height, width = photo.pixels.shape[:2]
-        most = self.limits.faces
-        faces = faces_from(heads, looks, (width, height), max_faces=most + 1)
-        if len(faces) > most:
-            raise TooManyFacesError(f"the photo shows more than {most} faces", limit=most)
-        return SeenPhoto(photo.digest, width, height, tuple(_cut_out(photo, face) for face in faces))
-
-    async def _in_pool(self, work: Callable[[], Result]) -> Result:
-        return await asyncio.get_running_loop().run_in_executor(self._pool, work)
-
-
-def _cut_out(photo: Photo, face: Face) -> SeenFace:
-    crop = align(photo.pixels, face.landmarks)
-    return SeenFace(face, crop, assess(crop, face))
 
 
 @asynccontextmanager
@@ -152,39 +112,66 @@ async def reader(
     Args:
         detector: runs the detection artifact.
         encoder: runs the recognition artifact.
-        pool: threads for everything that computes.
+        pool: threads for everything that computes, at least twice as many as `workers`.
         limits: what is taken.
         max_batch: most faces encoded at once.
         capacity: photos, and faces, that may wait.
-        workers: batches of each kind that run at once.
+        workers: photos that are open at once, and batches of faces that run at once.
     """
-    opened = OPEN_PHOTOS * workers
-    gate = Gate(inside=opened, waiting=capacity, name="photos")
-    detection: Batcher[Canvas, Outputs] = Batcher(
-        lambda looks: _detect(detector, looks),
+    # A photo that waits is its bytes; an open one is its pixels and canvases, up to a hundred times more. So a worker
+    # takes one photo from decoding to crops: sharing runs of the detector between photos was measured to gain 4 % of
+    # its time at best (`tests.bench.encode`), and each further hop between threads costs more than that.
+    seeing: Batcher[bytes, SeenPhoto] = Batcher(
+        lambda photos: [see(photo, detector, limits) for photo in photos],
         pool,
-        name="canvases",
-        max_batch=CANVASES_AT_ONCE,
-        capacity=opened * MOST_CANVASES,
+        name="photos",
+        max_batch=1,
+        capacity=capacity,
         workers=workers,
-        shape=lambda look: look.pixels.shape,
     )
     encoding: Batcher[Crop, Embedding] = Batcher(
         lambda crops: list(encoder(crops)), pool, name="faces", max_batch=max_batch, capacity=capacity, workers=workers
     )
-    async with detection, encoding:
-        yield Reader(gate, detection, encoding, pool, limits)
+    async with seeing, encoding:
+        yield Reader(seeing, encoding)
 
 
-def _detect(detector: Engine, looks: list[Canvas]) -> list[Outputs]:
-    """Run canvases of one shape: small ones as one batch, large ones one by one.
+def see(data: bytes, detector: Engine, limits: Limits) -> SeenPhoto:
+    """Decode a photo, find its faces, cut them out and assess them; all on the calling thread.
 
-    Sharing a batch saves the small ones a tenth of their time. Large ones gain nothing, and their activations, many
-    times the size of a canvas, would all be in memory at once (`tests.bench.encode`, `detection_batch_ratio`).
+    Raises:
+        PhotoError: the photo cannot be used, or shows more faces than are looked at.
     """
-    together = len(looks) if looks[0].pixels.size <= BATCHED_PIXELS * 3 else 1
+    photo = decode(data, max_bytes=limits.photo_bytes, max_pixels=limits.photo_pixels)
+    looks = canvases(photo.pixels)
+    height, width = photo.pixels.shape[:2]
+    faces = faces_from(_heads(detector, looks), looks, (width, height), max_faces=limits.faces + 1)
+    if len(faces) > limits.faces:
+        raise TooManyFacesError(f"the photo shows more than {limits.faces} faces", limit=limits.faces)
+    return SeenPhoto(photo.digest, width, height, tuple(_cut_out(photo, face) for face in faces))
+
+
+def _heads(detector: Engine, looks: list[Canvas]) -> list[Outputs]:
+    """Run the detector over canvases: neighbours that are small and of one shape together, large ones one by one.
+
+    Large ones gain nothing by it, and their activations, many times the size of a canvas, would be in memory at once.
+    """
     found: list[Outputs] = []
-    for first in range(0, len(looks), together):
-        heads = detector(np.stack([look.pixels for look in looks[first : first + together]]))
-        found += [{name: values[place] for name, values in heads.items()} for place in range(len(heads["cls_8"]))]
+    for shape, group in groupby(looks, key=lambda look: look.pixels.shape):
+        together = CANVASES_AT_ONCE if shape[0] * shape[1] <= BATCHED_PIXELS else 1
+        for batch in batched(group, together):
+            heads = detector(np.stack([look.pixels for look in batch]))
+            found += [{name: values[place] for name, values in heads.items()} for place in range(len(batch))]
     return found
+
+
+def batched(items: Iterable[Canvas], most: int) -> Iterator[tuple[Canvas, ...]]:
+    """Cut items into tuples of at most so many."""
+    rest = iter(items)
+    while part := tuple(islice(rest, most)):
+        yield part
+
+
+def _cut_out(photo: Photo, face: Face) -> SeenFace:
+    crop = align(photo.pixels, face.landmarks)
+    return SeenFace(face, crop, assess(crop, face))

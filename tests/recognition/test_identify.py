@@ -77,7 +77,7 @@ def test_who_was_forgotten_since_the_index_was_read_is_not_answered(call, galler
             return self
 
     async def behind(product):
-        record, view = product.gallery(gallery.name)
+        record, view = await product.gallery(gallery.name)
         stale = Stale(view)
         with product.catalog.write() as tx:
             forgetting.forget(tx, record.pk, "gone")

@@ -1,9 +1,11 @@
+import asyncio
 import dataclasses
 
 import pytest
 
 from service.errors import GalleryModelError, ModelError, NoFaceError
 from service.identify.calibration import Calibration
+from service.recognition.known import KnownGalleries
 from service.recognition.product import calibration_of, largest
 from service.vision.reader import SeenPhoto
 
@@ -37,8 +39,9 @@ def test_a_photo_without_faces_has_no_largest_one():
 
 def test_vectors_of_two_models_are_never_compared(service, gallery):
     product = service.product
-    other = dataclasses.replace(product, model=product.model.model_copy(update={"version": "next"}))
-    product.gallery(gallery.name)
+    next_model = product.model.model_copy(update={"version": "next"})
+    other = dataclasses.replace(product, model=next_model, known=KnownGalleries())
+    asyncio.run(product.gallery(gallery.name))
     with pytest.raises(GalleryModelError) as refusal:
-        other.gallery(gallery.name)
+        asyncio.run(other.gallery(gallery.name))
     assert refusal.value.extra == {"bound_to": product.model.digest, "loaded": other.model.digest}
