@@ -114,21 +114,21 @@ def drive(server: Server, verb: str, photos: list[bytes], clients: int, seconds:
     begun = time.perf_counter()
 
     def client() -> None:
-        connection = Client(server.port)
         mine = []
-        while time.perf_counter() - begun < seconds:
-            place = next(number)
-            path = f"/v1/galleries/{GALLERY}/identify"
-            if verb == "enroll":
-                path = f"/v1/galleries/{GALLERY}/people/{label}-{place}/faces"
-            started = time.perf_counter()
-            status, _ = connection.post_form(path, forms[place % len(forms)])
-            if status in {200, 201}:
-                mine.append(time.perf_counter() - started)
-            elif status in {422, 429}:
-                next(refused)
-            else:
-                raise RuntimeError(f"{verb} was answered with {status}")
+        with Client(server.port) as connection:
+            while time.perf_counter() - begun < seconds:
+                place = next(number)
+                path = f"/v1/galleries/{GALLERY}/identify"
+                if verb == "enroll":
+                    path = f"/v1/galleries/{GALLERY}/people/{label}-{place}/faces"
+                started = time.perf_counter()
+                status, _ = connection.post_form(path, forms[place % len(forms)])
+                if status in {200, 201}:
+                    mine.append(time.perf_counter() - started)
+                elif status in {422, 429}:
+                    next(refused)
+                else:
+                    raise RuntimeError(f"{verb} was answered with {status}")
         with lock:
             spent.extend(mine)
 

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 
@@ -76,7 +77,8 @@ def free_port() -> int:
 def is_ready(port: int) -> bool:
     """Whether the service answers that it is ready."""
     try:
-        return Client(port).get("/health/ready")[0] == 200
+        with Client(port) as client:
+            return client.get("/health/ready")[0] == 200
     except OSError:
         return False
 
@@ -86,6 +88,12 @@ class Client:
 
     def __init__(self, port: int) -> None:
         self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._connection.close()
 
     def get(self, path: str) -> tuple[int, bytes]:
         """GET a path."""
