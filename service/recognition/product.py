@@ -111,17 +111,7 @@ def calibration_of(manifest: Manifest) -> Calibration:
         raise ModelError(
             f"model {manifest.name} has no calibration; `vultus calibrate {manifest.name} PHOTOS` makes one"
         )
-    return Calibration(
-        mated_pairs=record.mated_pairs,
-        impostor_pairs=record.impostor_pairs,
-        intercept=record.intercept,
-        slope=record.slope,
-        llr_floor=record.llr_floor,
-        llr_ceiling=record.llr_ceiling,
-        fmr=record.fmr,
-        thresholds=record.thresholds,
-        fnmr=record.fnmr,
-    )
+    return Calibration(**record.model_dump(exclude={"data", "date", "people"}))
 
 
 def largest(photo: SeenPhoto) -> SeenFace:
