@@ -5,7 +5,8 @@ Fitted on the cosines of labelled pairs, mated (one person) and impostor (two pe
     regression  LLR(s, q) = a + b s + c q, q the lesser quality of the two faces; c / b turns quality into a shift of
                 the cosine, and everything after it is about shifted cosines alone
     body        PAV up to the start of the tail: the best rising LLR whatever the true curve looks like
-    tail        a generalised Pareto above the 99.9 % quantile of the impostors, for thresholds and LLR alike
+    tail        a generalised Pareto above the 99.9 % quantile of the impostors, for thresholds and LLR alike; a gallery
+                that has compared billions of pairs adds a second one, further out (`deepen`)
     limits      LLRs are clipped to what the number of pairs supports
 
 A rate is only ever stated where the data can vouch for it: with n impostor pairs and no error seen, the rule of three
@@ -213,7 +214,8 @@ def fit(
     )
     if tail is None:
         return bare
-    knots, llrs = _curve(mates, ordered, tail, bare)
+    centres, body = _body(mates, ordered, tail.start)
+    knots, llrs = _curve(centres, body, mates, tail, bare)
     fitted = replace(
         bare,
         thresholds_low=_plain(low),
@@ -227,6 +229,56 @@ def fit(
     )
     seen = ordered[few]
     return replace(fitted, cllr=cllr(fitted.llr(mates), fitted.llr(seen)), min_cllr=min_cllr(mates, seen))
+
+
+def deepen(calibration: Calibration, above: Scores, total: int, *, seed: int = 0) -> Calibration:
+    """Add the far end of many more impostor pairs, of which only the greatest cosines were kept.
+
+    A rate of 1e-3 among a million people stands for a false-match rate of 1e-9 each, which only billions of pairs can
+    vouch for. A gallery of that size has them.
+
+    Args:
+        calibration: with a tail.
+        above: every cosine above some point among `total` impostor pairs, (n,); the point lies within the rates that
+            `calibration` vouches for.
+        total: how many pairs were compared, more than those of `calibration`.
+        seed: of the bootstrap.
+
+    Raises:
+        ValueError: too few cosines, or a point beyond what the calibration vouches for.
+    """
+    exceeding = np.sort(above.astype(np.float64))
+    if len(exceeding) < FEWEST or len(exceeding) / total < calibration.least_fmr or not calibration.tail:
+        raise ValueError(f"{len(exceeding)} of {total:,} cosines do not continue the calibration")
+    tail = fit_tail(exceeding[1:], centre=calibration.tail[0], start=float(exceeding[0]), total=total)
+    rates = _rates(RULE_OF_THREE / total)
+    strict = rates < tail.share
+    lines = []
+    ends = interval(exceeding[1:], tail, total, rates[strict], draws=DRAWS, seed=seed)
+    for line, end in zip(
+        (calibration.thresholds, calibration.thresholds_low, calibration.thresholds_high),
+        (tail.score(rates[strict]), *ends),
+        strict=True,
+    ):
+        values = np.interp(-np.log(rates), -np.log(calibration.fmr), line)
+        values[strict] = end
+        lines.append(_plain(np.maximum.accumulate(values)))
+    mates = np.array(calibration.mates)
+    limits = replace(
+        calibration,
+        impostor_pairs=total,
+        llr_ceiling=float(np.log(total / RULE_OF_THREE)),
+        fmr=_plain(rates),
+        thresholds=lines[0],
+        thresholds_low=lines[1],
+        thresholds_high=lines[2],
+        fnmr=_plain(np.interp(lines[0], mates, np.linspace(0, 1, len(mates)))),
+        tail=(tail.centre, tail.start, tail.share, tail.shape, tail.scale),
+    )
+    before = np.array(calibration.knots)
+    under = before < tail.start
+    knots, llrs = _curve(before[under], np.array(calibration.llrs)[under], mates, tail, limits)
+    return replace(limits, knots=_plain(knots), llrs=_plain(llrs))
 
 
 def _plain(values: NDArray[np.floating[Any]]) -> tuple[float, ...]:
@@ -265,21 +317,25 @@ def _thresholds(ordered: Scores, rates: Numbers, seed: int) -> tuple[Numbers, Ta
     return np.maximum.accumulate(modelled), tail, (low, high)
 
 
-def _curve(mates: Numbers, ordered: Scores, tail: Tail, bare: Calibration) -> tuple[Numbers, Numbers]:
-    """Knots of the LLR: PAV in the body, and above it the density of the mates over that of the tail."""
+def _body(mates: Numbers, ordered: Scores, start: float) -> tuple[Numbers, Numbers]:
+    """The LLR under the tail by PAV: middles of cells of the score axis, rising, and the LLR of each."""
     levels = np.linspace(0, 1, CELLS + 1)[1:-1]
     edges = np.unique(np.concatenate([np.quantile(ordered, levels), np.quantile(mates, levels)]).astype(np.float64))
-    edges = np.append(edges[edges < tail.start], tail.start)
+    edges = np.append(edges[edges < start], start)
     shares = [np.diff(np.searchsorted(scores, edges), prepend=0) / len(scores) for scores in (mates, ordered)]
     occupied = (shares[0] + shares[1]) > 0
-    centres = np.diff(edges, prepend=edges[0] - (edges[1] - edges[0])) / -2 + edges
-    body = likelihood_ratios(shares[0][occupied], shares[1][occupied])
-    above = np.linspace(tail.start, bare.thresholds[-1], TAIL_KNOTS)
+    middles = edges - np.diff(edges, prepend=edges[0] - (edges[1] - edges[0])) / 2
+    return middles[occupied], likelihood_ratios(shares[0][occupied], shares[1][occupied])
+
+
+def _curve(middles: Numbers, body: Numbers, mates: Numbers, tail: Tail, limits: Calibration) -> tuple[Numbers, Numbers]:
+    """Knots of the LLR: the body's, and above it the density of the mates over that of the tail."""
+    above = np.linspace(tail.start, limits.thresholds[-1], TAIL_KNOTS)
     with np.errstate(divide="ignore"):
         beyond = np.log(_density(mates, above)) - np.log(tail.density(above))
-    knots = np.concatenate([centres[occupied], above])
+    knots = np.concatenate([middles, above])
     llrs = np.maximum.accumulate(np.concatenate([body, beyond]))
-    llrs = np.clip(llrs, bare.llr_floor, bare.llr_ceiling)
+    llrs = np.clip(llrs, limits.llr_floor, limits.llr_ceiling)
     # A flat stretch would leave the inverse undecided: only its ends are kept.
     flat = np.zeros(len(knots), bool)
     flat[1:-1] = (llrs[1:-1] == llrs[:-2]) & (llrs[1:-1] == llrs[2:])

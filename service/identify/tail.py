@@ -4,8 +4,8 @@
 
 By the theorem of Pickands, Balkema and de Haan this is what the tail of nearly every distribution looks like, but how
 far out it begins to do so differs. Cosines of strangers are nearly Gaussian, and a Gaussian tail converges so slowly
-that a GPD fitted above its 99.9 % quantile understates its reach four decades further out by a third. Squares of Gaussian
-scores have a nearly exponential tail, to which the GPD fits almost at once; hence y.
+that a GPD fitted above its 99.9 % quantile understates its reach four decades further out by a third. The squares of
+Gaussians have a nearly exponential tail, to which the GPD fits almost at once; hence y.
 
 The two parameters come from probability-weighted moments (Hosking and Wallis 1987), which are closed formulas and
 steadier than maximum likelihood at a few hundred exceedances. The shape is signed as in `scipy.stats.genpareto`.

@@ -6,7 +6,7 @@ from scipy.stats import norm
 
 from service.artifact.manifest import CalibrationRecord
 from service.errors import FpirNotSupportedError
-from service.identify.calibration import Calibration, expit, fit
+from service.identify.calibration import Calibration, deepen, expit, fit
 
 MATES, DEVIATION = norm(0.6, 0.1), 0.09
 SCORES = np.linspace(0.2, 0.4, 9)
@@ -143,3 +143,39 @@ def test_a_record_whose_curve_does_not_hold_together_is_refused(plain, fault):
 
 def test_the_logistic_function_does_not_overflow():
     assert expit([-1000.0, 0.0, 1000.0]).tolist() == [0, 0.5, 1]
+
+
+# --- the far end of a large gallery ---
+
+
+@pytest.fixture(scope="module")
+def deep(calibration):
+    """Of two billion pairs only the cosines above the share 1e-5 were kept: 20,000, drawn by inversion."""
+    kept = norm.isf(np.random.default_rng(8).uniform(0, 1e-5, 20_000)) * DEVIATION
+    return deepen(calibration, kept, 2_000_000_000)
+
+
+@pytest.mark.parametrize("rate", [1e-3, 1e-5, 1e-7, 2e-9])
+def test_billions_of_pairs_vouch_for_the_rates_of_a_large_gallery(deep, rate):
+    assert norm.sf(deep.threshold(rate) / DEVIATION) == pytest.approx(rate, rel=0.5)
+    assert deep.survival(deep.threshold(rate)) == pytest.approx(rate)
+
+
+def test_llrs_go_on_as_far_as_the_pairs_do(calibration, deep):
+    far = np.array([0.45, 0.5, 0.52])
+    truth = MATES.logpdf(far) - norm(0, DEVIATION).logpdf(far)
+    assert np.abs(deep.llr(far) - truth).max() < 0.6
+    assert deep.llr(0.52) > calibration.llr(0.52) + 3
+    np.testing.assert_allclose(deep.llr(SCORES[:6]), calibration.llr(SCORES[:6]), atol=0.01)
+
+
+def test_what_billions_of_pairs_do_not_vouch_for_is_refused(deep):
+    with pytest.raises(FpirNotSupportedError, match="2,000,000,000"):
+        deep.threshold(1e-9)
+
+
+def test_a_far_end_that_begins_beyond_the_calibration_is_refused(calibration, plain):
+    with pytest.raises(ValueError, match="do not continue"):
+        deepen(calibration, np.linspace(0.6, 0.7, 200), 2_000_000_000)
+    with pytest.raises(ValueError, match="do not continue"):
+        deepen(plain, np.linspace(0.3, 0.7, 20_000), 2_000_000_000)
