@@ -64,7 +64,7 @@ def create_app(settings: Settings) -> FastAPI:
         version=__version__,
         description=DESCRIPTION,
         lifespan=_lifespan,
-        responses=problems.described(500, 503),
+        responses=problems.described(400, 500, 503),
     )
     app.state.settings = settings
     app.state.metrics = Metrics()

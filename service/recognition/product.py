@@ -85,6 +85,14 @@ class Product:
         self.require_own(found)
         return found, self.views.of(found.pk)
 
+    def show(self, gallery: GalleryRecord, revision: int) -> None:
+        """Let every search that begins from now on see a gallery as it is at a revision. Blocks.
+
+        A gallery of another model has no index here, so nothing is done for it.
+        """
+        if gallery.model_digest == self.model.digest:
+            self.views.of(gallery.pk).catch_up(revision)
+
     def require_own(self, gallery: GalleryRecord) -> None:
         """Refuse a gallery of another model: vectors of two models must never be compared.
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Final
 
 import h3
 
 from service.errors import InvalidRequestError
 
-LONGEST: Final = 16
-"""Characters of an H3 cell in hexadecimal; more do not fit the 64 bits that the library reads."""
+CELL: Final = re.compile(r"[0-9a-fA-F]{15}")
+"""How a cell is written; the library alone would also read signs, spaces and a prefix, and overflow on long text."""
 
 RESOLUTION: Final = 8
 """Of the cell that stands for a point: about 0.7 square kilometres (H3's table of cell statistics)."""
@@ -22,7 +23,7 @@ def cell_of(region: str) -> str:
     Raises:
         InvalidRequestError: it is no H3 cell.
     """
-    if len(region) > LONGEST or not region.isascii() or not h3.is_valid_cell(region):
+    if not CELL.fullmatch(region) or not h3.is_valid_cell(region):
         raise InvalidRequestError("a region is an H3 cell such as 8828308281fffff, or a point with lat and lon")
     return region.lower()
 

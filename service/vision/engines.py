@@ -16,7 +16,6 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from service.artifact import graph
 from service.errors import EngineAbsentError, EngineError
 
 Outputs = dict[str, NDArray[np.float32]]
@@ -80,9 +79,13 @@ def reference(path: Path, *, streams: int = 1) -> Engine:
 
 
 def onnxruntime(path: Path, *, streams: int = 1) -> Engine:
-    """ONNX Runtime over the file with its PRelus rewritten (`graph.split_prelu`)."""
-    rewritten = graph.serialise(graph.split_prelu(graph.load(path)))
-    return OnnxRuntimeEngine("onnxruntime", _session(rewritten, ["CPUExecutionProvider"], streams))
+    """ONNX Runtime over the file with its PRelus, if it has any, rewritten (`graph.split_prelu`)."""
+    model = path.read_bytes()
+    if b"PRelu" in model:
+        from service.artifact import graph  # noqa: PLC0415 - the onnx package is large, and most starts need none of it
+
+        model = graph.serialise(graph.split_prelu(graph.load(path)))
+    return OnnxRuntimeEngine("onnxruntime", _session(model, ["CPUExecutionProvider"], streams))
 
 
 def cuda(path: Path, *, streams: int = 1) -> Engine:

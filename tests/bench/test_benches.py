@@ -1,0 +1,67 @@
+"""What every bench promises: a machine without the data set is told so, and the figures' arithmetic is right."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from tests.bench.lfw import accuracy_of_fold, all_pairs, open_set
+
+
+@pytest.mark.parametrize("bench", ["lfw", "encode", "load", "ranges"])
+def test_without_lfw_a_bench_says_so_and_exits_with_2(bench, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", f"tests.bench.{bench}", "--quick", "--data", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "LFW is not at" in done.stderr
+    assert done.stdout == ""
+
+
+def test_a_fold_is_judged_at_the_threshold_that_is_best_on_the_others():
+    scores = np.array([0.9, 0.8, 0.1, 0.2, 0.55, 0.3, 0.45, 0.7])
+    same = np.array([True, True, False, False, True, False, False, True])
+    held = np.array([False, False, False, False, True, True, True, True])
+    # On the first four every threshold above 0.2 and up to 0.8 makes no mistake; 0.8 is the one among the scores.
+    assert accuracy_of_fold(scores, same, held) == 0.5
+
+
+def test_every_pair_is_scored_once_and_barred_people_are_not_impostors_of_each_other():
+    embeddings = {
+        name: vector / np.linalg.norm(vector)
+        for name, vector in zip(
+            ["A_0001", "A_0002", "B_0001", "C_0001"],
+            np.random.default_rng(0).standard_normal((4, 8)).astype(np.float32),
+            strict=True,
+        )
+    }
+    names = sorted(embeddings)
+
+    def slow(barred):
+        mated, impostor = [], []
+        for i, a in enumerate(names):
+            for b in names[i + 1 :]:
+                score = sum(float(x) * float(y) for x, y in zip(embeddings[a], embeddings[b], strict=True))
+                if a[0] == b[0]:
+                    mated.append(score)
+                elif {a[0], b[0]} != barred:
+                    impostor.append(score)
+        return mated, impostor
+
+    for without, barred in (((), set()), ((("C", "A"),), {"A", "C"})):
+        mated, impostor = all_pairs(embeddings, names, without=without)
+        expected = slow(barred)
+        assert np.allclose(sorted(mated), sorted(expected[0]), atol=1e-6)
+        assert np.allclose(sorted(impostor), sorted(expected[1]), atol=1e-6)
+
+
+def test_open_set_counts_a_mate_as_missed_when_it_is_not_first_or_not_above_the_threshold():
+    unknown = np.linspace(0, 1, 101).astype(np.float32)  # one in a hundred is above 0.99
+    scores = np.array([0.995, 0.995, 0.5, 0.5], np.float32)
+    first = np.array([True, False, True, False])
+    fnir, rank1 = open_set(scores, first, unknown)
+    assert (fnir, rank1) == (0.75, 0.5)

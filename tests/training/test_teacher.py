@@ -1,0 +1,88 @@
+"""Learning from another network: the losses pair by pair, and the embeddings that are kept."""
+
+import math
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper
+
+from tests.training.models import tiny_model
+from tests.training.photos import people_folder
+from training.data import Folder, decode
+from training.embed import of_onnx
+from training.errors import ConfigError
+from training.teacher import embed_photos, open_model, relations, towards
+
+
+def cosine(a, b):
+    return sum(p * q for p, q in zip(a, b, strict=True)) / math.hypot(*a) / math.hypot(*b)
+
+
+def test_towards_is_the_mean_of_one_minus_the_cosine():
+    a, b = torch.randn(2, 5, 7, dtype=torch.float64)
+    expected = sum(1 - cosine(x, y) for x, y in zip(a.tolist(), b.tolist(), strict=True)) / 5
+    assert towards(a, b).item() == pytest.approx(expected)
+
+
+def test_relations_compare_distances_pair_by_pair():
+    student, teacher = torch.randn(4, 6, dtype=torch.float64), torch.randn(4, 3, dtype=torch.float64)
+    distances = []
+    for vectors in (student.tolist(), teacher.tolist()):
+        pairs = [math.sqrt(2 - 2 * cosine(vectors[i], vectors[j])) for i in range(4) for j in range(i + 1, 4)]
+        distances.append([each / (sum(pairs) / 6) for each in pairs])
+    expected = 0.0
+    for x, y in zip(*distances, strict=True):
+        apart = abs(x - y)
+        expected += (0.5 * apart**2 if apart < 1 else apart - 0.5) / 6
+    assert relations(student, teacher).item() == pytest.approx(expected)
+
+
+def test_both_losses_are_zero_for_a_student_that_equals_its_teacher_up_to_length():
+    vectors = torch.randn(5, 8, dtype=torch.float64)
+    assert towards(3 * vectors, vectors).item() == pytest.approx(0, abs=1e-12)
+    assert relations(3 * vectors, vectors).item() == pytest.approx(0, abs=1e-12)
+
+
+def test_equal_embeddings_give_finite_gradients():
+    student = torch.ones(4, 8, requires_grad=True)
+    relations(student, torch.randn(4, 8)).backward()
+    assert torch.isfinite(student.grad).all()
+
+
+def test_the_teacher_sees_every_photo_once_as_it_is(tmp_path):
+    source = Folder(people_folder(tmp_path / "people", people=3, each=3))
+    model = tiny_model(tmp_path / "model.onnx")
+    taught = embed_photos(model, source, tmp_path / "taught.npy", batch=4)
+    for number in range(len(source)):
+        crop = np.array(decode(source.read(number)))[None]
+        np.testing.assert_allclose(taught[number], of_onnx(model)(crop)[0], atol=1e-6)
+
+
+def test_kept_embeddings_are_used_again(tmp_path):
+    source = Folder(people_folder(tmp_path / "people", people=2, each=2))
+    np.save(tmp_path / "taught.npy", np.full((4, 5), 7, np.float32))
+    assert (embed_photos(tmp_path / "no.onnx", source, tmp_path / "taught.npy") == 7).all()
+
+
+def test_kept_embeddings_of_another_number_of_photos_are_made_anew(tmp_path):
+    source = Folder(people_folder(tmp_path / "people", people=2, each=2))
+    np.save(tmp_path / "taught.npy", np.zeros((3, 5), np.float32))
+    assert embed_photos(tiny_model(tmp_path / "m.onnx"), source, tmp_path / "taught.npy").shape == (4, 48)
+
+
+def test_a_file_that_is_no_model_is_refused(tmp_path):
+    (tmp_path / "bad.onnx").write_bytes(b"no model")
+    with pytest.raises(ConfigError, match="cannot be opened as an ONNX model"):
+        open_model(tmp_path / "bad.onnx")
+
+
+def test_a_model_that_takes_no_crops_is_refused(tmp_path):
+    planes = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3, 112, 112])
+    out = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 3, 112, 112])
+    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "other", [planes], [out])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    onnx.save(model, tmp_path / "other.onnx")
+    with pytest.raises(ConfigError, match="does not take"):
+        open_model(tmp_path / "other.onnx")

@@ -1,0 +1,255 @@
+"""Whole runs on a handful of photos: learning, going on, stopping, and several ranks."""
+
+import json
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from tests.training.models import tiny_model
+from tests.training.photos import people_folder
+from tests.training.ranks import run_on_ranks
+from training import checkpoints
+from training.backbones import Recogniser
+from training.config import load
+from training.data import batches
+from training.errors import CheckpointError, ConfigError, DataError, NotFiniteError
+from training.records import PackedPairs, write_bin
+from training.start import fresh, setting_of
+from training.train import main, train
+
+
+@pytest.fixture(scope="module")
+def people(tmp_path_factory):
+    return people_folder(tmp_path_factory.mktemp("photos"), people=4, each=4)
+
+
+def changes(people, folder, *more):
+    return [
+        f"data.train=['{people}']",
+        "data.workers=0",
+        "network.dim=16",
+        "head.options={m = 0.2, scale = 16}",
+        f"run.folder={folder}",
+        "run.batch=8",
+        "run.epochs=2",
+        "run.threads=1",
+        "run.log_every=1",
+        "run.device=cpu",
+        *more,
+    ]
+
+
+THOROUGH = (
+    "head.margin=elastic_arcface",
+    "head.fraction=0.6",
+    "optimiser.average=0.9",
+    "augment.crop=0.5",
+    "augment.erase=0.5",
+    "run.save_every=1",
+    "run.keep=9",
+)
+
+
+def tensors(content, name=""):
+    """All tensors of a nested checkpoint by their path."""
+    if isinstance(content, torch.Tensor):
+        return {name: content}
+    if isinstance(content, dict):
+        items = content.items()
+    elif isinstance(content, list):
+        items = enumerate(content)
+    else:
+        return {}
+    return {key: value for k, v in items for key, value in tensors(v, f"{name}/{k}").items()}
+
+
+def assert_identical(one, other):
+    for name in sorted(each.name for each in one.iterdir()):
+        mine, theirs = tensors(checkpoints.read(one / name)), tensors(checkpoints.read(other / name))
+        assert mine.keys() == theirs.keys()
+        assert [key for key in mine if not torch.equal(mine[key], theirs[key])] == []
+
+
+def log(folder):
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    return [(line["step"], line["loss"], line["rate"], line["norm"]) for line in lines if line["kind"] == "train"]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(people, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole")
+    train(load(None, changes(people, folder, *THOROUGH)))
+    return folder
+
+
+@pytest.mark.parametrize("step", [1, 2, 3])
+def test_a_resumed_run_is_bit_identical_to_an_uninterrupted_one(step, people, uninterrupted, tmp_path):
+    kept = f"checkpoints/step-{step:09d}"
+    shutil.copytree(uninterrupted / kept, tmp_path / kept)
+    shutil.copy(uninterrupted / "log.jsonl", tmp_path)
+    last = train(load(None, changes(people, tmp_path, *THOROUGH)))
+    assert last.name == "step-000000004"
+    assert_identical(uninterrupted / "checkpoints" / last.name, last)
+    assert log(tmp_path) == log(uninterrupted)
+
+
+def test_a_killed_run_goes_on(people, uninterrupted, tmp_path):
+    command = [sys.executable, "-m", "training.train", *changes(people, tmp_path, *THOROUGH)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not checkpoints.found(tmp_path / "checkpoints") and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    last = train(load(None, changes(people, tmp_path, *THOROUGH)))
+    assert_identical(uninterrupted / "checkpoints" / last.name, last)
+
+
+def test_a_run_learns_and_leaves_a_log_and_plots(people, tmp_path):
+    photos = [path.read_bytes() for path in sorted(people.glob("*/*.jpg"))]
+    pairs = np.random.default_rng(0).permutation([(i, j) for i in range(16) for j in range(i)])[:20]
+    same = pairs[:, 0] // 4 == pairs[:, 1] // 4
+    packed = PackedPairs([photos[i] for i in pairs.flatten()], same)
+    write_bin(tmp_path / "pairs.bin", packed)
+    config = load(None, changes(people, tmp_path, "run.epochs=6", f"data.pairs={tmp_path / 'pairs.bin'}"))
+    train(config)
+    losses = [each[1] for each in log(tmp_path)]
+    assert len(losses) == 12
+    assert np.mean(losses[-3:]) < 0.7 * np.mean(losses[:3])
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert lines[-1]["accuracy"] > 75
+    for plot in ("loss.png", "rate.png", "accuracy.png", "det.png"):
+        assert (tmp_path / plot).read_bytes().startswith(b"\x89PNG")
+    assert list(tmp_path.glob("events.out.tfevents*"))
+
+
+def test_a_step_in_parts_learns_from_the_mean_of_the_parts(people, tmp_path):
+    wanted = ("run.accumulate=2", "run.epochs=1", "run.batch=16", "optimiser.clip=0", "optimiser.warm_up=0")
+    config = load(None, changes(people, tmp_path, *wanted))
+    last = train(config)
+
+    setting = setting_of(config)
+    state = fresh(setting)
+    (batch,) = batches(setting.crops, setting.plan.epoch(0), first_draw=0)
+    for part in (slice(0, 8), slice(8, 16)):
+        (state.head(state.network(batch.crops[part]), batch.labels[part]) / 2).backward()
+    optimiser = torch.optim.SGD(state.network.parameters(), lr=0.1, momentum=0.9)
+    with torch.no_grad():
+        for each in state.network.parameters():
+            each.grad += (5e-4 if each.ndim > 1 else 0.0) * each
+    optimiser.step()
+    for name, trained in checkpoints.read(last / "model.pt")["network"].items():
+        torch.testing.assert_close(trained, state.network.state_dict()[name])
+
+
+def test_nan_stops_the_run_names_a_tensor_and_saves_the_batch(people, tmp_path):
+    with pytest.raises(NotFiniteError, match="at step 1 the first bad tensor is the") as caught:
+        train(load(None, changes(people, tmp_path, "optimiser.rate=1e38", "optimiser.clip=0", "optimiser.warm_up=0")))
+    saved = torch.load(tmp_path / "not-finite" / "step-000000001-rank-0.pt")
+    assert saved["crops"].shape == (8, 112, 112, 3)
+    assert "step-000000001-rank-0.pt" in caught.value.detail
+
+
+def test_a_run_can_go_back_and_pass_a_bad_batch_over(people, tmp_path):
+    rates = ("optimiser.rate=1e38", "optimiser.clip=0", "optimiser.warm_up=0", "run.epochs=1", "run.roll_back=1")
+    last = train(load(None, changes(people, tmp_path, *rates)))
+    model = checkpoints.read(last / "model.pt")
+    assert (model["step"], model["left_out"]) == (2, [1])
+
+
+def test_a_checkpoint_of_another_configuration_is_refused(people, uninterrupted, tmp_path):
+    shutil.copytree(uninterrupted / "checkpoints", tmp_path / "checkpoints")
+    with pytest.raises(CheckpointError, match="belongs to another configuration: it has network"):
+        train(load(None, changes(people, tmp_path, *THOROUGH, "network.dim=32")))
+
+
+def test_a_batch_that_the_data_cannot_fill_is_refused(people, tmp_path):
+    with pytest.raises(DataError, match="a batch needs 64 photos, there are 16"):
+        train(load(None, changes(people, tmp_path, "run.batch=64")))
+
+
+def test_photos_that_cannot_be_used_are_named_before_the_run(tmp_path, capsys):
+    two = people_folder(tmp_path / "two", people=2, each=2)
+    (two / "person-001" / "cut.jpg").write_bytes(b"nothing")
+    train(load(None, changes(two, tmp_path / "run", "run.batch=4", "run.epochs=1")))
+    said = capsys.readouterr().out
+    assert "4 photos of 2 people; left out: 1 unreadable files" in said
+    assert f"left out {two / 'person-001' / 'cut.jpg'}: no readable photo" in said
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_precisions_below_float32_move_the_weights_too(precision, tmp_path):
+    two = people_folder(tmp_path / "two", people=2, each=1)  # a processor without half precision emulates it slowly
+    config = load(None, changes(two, tmp_path, f"network.precision={precision}", "run.epochs=1", "run.batch=2"))
+    start = fresh(setting_of(config)).network.state_dict()
+    trained = checkpoints.read(train(config) / "model.pt")["network"]
+    (figures,) = log(tmp_path)
+    assert all(math.isfinite(each) for each in figures)
+    assert not torch.equal(trained["backbone.stem.0.weight"], start["backbone.stem.0.weight"])
+
+
+def test_a_teacher_alone_pulls_the_student_s_vectors_to_its_own(people, tmp_path):
+    model = tiny_model(tmp_path / "teacher.onnx")
+    teacher = (f"teacher.model={model}", "teacher.alone=true", "teacher.relations=1", "network.dim=48", "run.epochs=8")
+    train(load(None, changes(people, tmp_path, *teacher, "augment.flip=0")))
+    losses = [each[1] for each in log(tmp_path)]
+    assert np.mean(losses[-3:]) < 0.6 * np.mean(losses[:3])
+
+
+def test_a_teacher_of_another_dimension_is_refused(people, tmp_path):
+    with pytest.raises(ConfigError, match="48 numbers; set network"):
+        train(load(None, changes(people, tmp_path, f"teacher.model={tiny_model(tmp_path / 't.onnx')}")))
+
+
+def test_the_command_line_says_in_one_line_what_is_wrong(people, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["train", *changes(people, tmp_path, "network.name=resnet")])
+    assert main() == 1
+    assert capsys.readouterr().err.startswith(
+        "The configuration is not valid: network: Value error, there is no network"
+    )
+
+
+# --- several ranks ---
+
+
+def on_ranks(people, folder, *more):
+    last = train(load(None, changes(people, folder, *THOROUGH, *more)))
+    return {"last": str(last)}
+
+
+def test_two_ranks_resume_bit_identically_and_one_and_four_take_their_run_up(people, tmp_path):
+    whole = tmp_path / "whole"
+    (answer, _) = run_on_ranks(2, made(tmp_path / "a"), on_ranks, people, whole)
+    assert answer["last"].endswith("step-000000004")
+    for ranks in (1, 2, 4):
+        folder = tmp_path / f"on-{ranks}"
+        kept = "checkpoints/step-000000003"
+        shutil.copytree(whole / kept, folder / kept)
+        if ranks == 1:
+            on_ranks(people, folder)
+        else:
+            run_on_ranks(ranks, made(tmp_path / f"b{ranks}"), on_ranks, people, folder)
+        last = folder / "checkpoints" / "step-000000004"
+        assert checkpoints.read(last / "model.pt")["ranks"] == ranks
+        if ranks == 2:
+            assert_identical(whole / "checkpoints" / last.name, last)
+
+
+def made(folder):
+    folder.mkdir()
+    return folder
+
+
+def test_a_recogniser_of_a_checkpoint_is_the_one_that_was_trained(people, uninterrupted):
+    config = load(None, changes(people, uninterrupted, *THOROUGH))
+    network = fresh(setting_of(config)).network
+    assert isinstance(network, Recogniser)
+    network.load_state_dict(checkpoints.read(uninterrupted / "checkpoints" / "step-000000004" / "model.pt")["network"])

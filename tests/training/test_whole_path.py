@@ -1,0 +1,64 @@
+"""From photos of people to a service that knows them: prepare, train, evaluate, export, calibrate, serve."""
+
+import os
+import shutil
+import subprocess
+import sys
+
+from service.artifact.manifest import Licence
+from service.artifact.store import ModelStore
+from service.settings import CHECKOUT
+from service.vision.survey import survey
+from tests.conftest import Gallery, running
+from tests.faces import orl, orl_photo
+from training.config import load
+from training.data import open_source
+from training.embed import of_network
+from training.evaluate import evaluate
+from training.export import export
+from training.prepare import prepare
+from training.restore import restore
+from training.train import train
+
+LICENCE = Licence(spdx="Apache-2.0", commercial=True, source="https://example.org")
+
+
+def test_photos_of_people_become_a_model_that_the_service_identifies_with(tmp_path):
+    for name, numbers in (("people", range(1, 9)), ("held-out", range(11, 19))):
+        for person in numbers:
+            (tmp_path / name / f"s{person}").mkdir(parents=True)
+            for photo in range(1, 7):
+                shutil.copy(orl() / f"s{person}" / f"{photo}.pgm", tmp_path / name / f"s{person}")
+    prepared = prepare(tmp_path / "people", tmp_path / "crops", ModelStore(CHECKOUT / "models"), threads=1)
+    assert prepared.crops == 48
+
+    laptop = CHECKOUT / "training" / "configs" / "laptop.toml"
+    changes = [f"data.train=['{tmp_path / 'crops'}']", f"run.folder={tmp_path / 'run'}", "data.workers=0"]
+    train(load(laptop, [*changes, "network.dim=32", "run.batch=16", "run.epochs=8", "optimiser.rate=0.05"]))
+
+    figures = {
+        each["figure"]: each.get("value")
+        for each in evaluate(of_network(restore(tmp_path / "run").network), people=open_source(tmp_path / "crops"))
+    }
+    assert figures["recall@1"] > 0.3  # guessing gives 0.1
+
+    models = ModelStore(tmp_path / "models")
+    shutil.copytree(CHECKOUT / "models" / "yunet", models.folder / "yunet")
+    manifest = export(tmp_path / "run", models, name="mine", licence=LICENCE, commit="abc")
+    assert [each.name for each in survey(models, manifest, streams=1) if each.wrong] == []
+
+    settings = {"VULTUS_MODELS": models.folder, "VULTUS_DATA": tmp_path / "data", "VULTUS_ENGINE": "onnxruntime"}
+    calibrate = [sys.executable, "-m", "service", "calibrate", "mine", str(tmp_path / "held-out")]
+    environment = os.environ | {name: str(value) for name, value in settings.items()}
+    subprocess.run(calibrate, env=environment, check=True, capture_output=True)
+
+    with running(tmp_path / "data", models=models.folder, recognition_model="mine", min_quality=0) as service:
+        gallery = Gallery(service, "office")
+        assert service.post("/v1/galleries", json={"name": "office"}).status_code == 201
+        for person in range(1, 9):
+            gallery.enrolled(f"s{person}", *(orl_photo(person, photo) for photo in range(1, 5)))
+        first = []
+        for person in range(1, 9):
+            (face,) = gallery.identify(orl_photo(person, 9)).json()["faces"]
+            first.append(face["candidates"][0]["person"] == f"s{person}")
+        assert sum(first) >= 3  # guessing gives 1

@@ -1,0 +1,379 @@
+"""From labelled photos on disk to batches on a rank.
+
+    Folder, records.RecordFile, shards.Shards   where photos lie: labels, and encoded bytes by number
+    open_source                                 picks one of them by what the path is
+    Crops                                       decodes and augments
+    batches                                     the batches of one epoch, on this rank, from any step on
+
+Photos are crops already: 112x112 RGB, as `training.prepare` writes them; one of another size is scaled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from training.augment import SIDE, Augmentation, augment, draws_of
+from training.errors import DataError
+from training.records import RecordFile
+from training.shards import Shards
+
+ENDINGS = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
+
+
+class Source(Protocol):
+    """Labelled photos that can be read in any order."""
+
+    labels: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        """Number of photos."""
+        ...
+
+    def read(self, index: int) -> bytes:
+        """Encoded bytes of a photo."""
+        ...
+
+    def place(self, index: int) -> str:
+        """Where a photo lies, for messages."""
+        ...
+
+
+# --- a folder of people ---
+
+
+@dataclass(frozen=True)
+class FolderReport:
+    """What a folder holds, and what of it is not used.
+
+    Attributes:
+        people: folders that give at least one photo.
+        photos: photos used.
+        skipped: (path, reason) of the files that are no readable photo.
+        shared: paths of photos whose exact bytes two or more people have; one label must be wrong, so all are left out.
+        single: people with one photo; they make classes, and no pairs.
+        empty: folders without a usable photo.
+    """
+
+    people: int
+    photos: int
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+    shared: list[str] = field(default_factory=list)
+    single: list[str] = field(default_factory=list)
+    empty: list[str] = field(default_factory=list)
+
+    def summary(self) -> str:
+        """One line for a log."""
+        return (
+            f"{self.photos} photos of {self.people} people; left out: {len(self.skipped)} unreadable files, "
+            f"{len(self.shared)} photos that several people share, {len(self.empty)} empty folders; "
+            f"{len(self.single)} people have one photo"
+        )
+
+
+class Folder:
+    """PEOPLE/PERSON/PHOTO: a person's place among the sorted usable folders is the label.
+
+    Every file is read and decoded once, in threads, before training starts: a broken file is found in minutes and not
+    in the third night.
+
+    Args:
+        root: the folder of people.
+        least: people with fewer photos are left out.
+        only: names of the people to take; None takes all.
+        threads: how many files are checked at once.
+
+    Raises:
+        DataError: there is no such folder, or nothing in it can be used.
+    """
+
+    def __init__(self, root: Path, *, least: int = 1, only: Sequence[str] | None = None, threads: int = 4) -> None:
+        if not root.is_dir():
+            raise DataError(f"there is no folder {root}")
+        names = sorted(each.name for each in root.iterdir() if each.is_dir())
+        if only is not None:
+            wanted = set(only)
+            names = [name for name in names if name in wanted]
+        files = [(name, path) for name in names for path in sorted((root / name).iterdir()) if path.is_file()]
+        with ThreadPoolExecutor(threads) as pool:
+            checks = list(pool.map(lambda each: _check(each[1]), files))
+        owners: dict[str, set[str]] = {}
+        for (name, _), check in zip(files, checks, strict=True):
+            owners.setdefault(check.digest, set()).add(name)
+        skipped, shared, used = [], [], dict[str, list[Path]]()
+        for (name, path), check in zip(files, checks, strict=True):
+            if check.fault:
+                skipped.append((str(path), check.fault))
+            elif len(owners[check.digest]) > 1:
+                shared.append(str(path))
+            else:
+                used.setdefault(name, []).append(path)
+        self.people = [name for name in names if len(used.get(name, ())) >= max(least, 1)]
+        self.paths = [path for name in self.people for path in used[name]]
+        self.labels: NDArray[np.int64] = np.repeat(
+            np.arange(len(self.people)), [len(used[name]) for name in self.people]
+        ).astype(np.int64)
+        self.report = FolderReport(
+            people=len(self.people),
+            photos=len(self.paths),
+            skipped=skipped,
+            shared=shared,
+            single=[name for name in names if len(used.get(name, ())) == 1],
+            empty=[name for name in names if name not in used],
+        )
+        if not self.paths:
+            raise DataError(f"{root} holds no photo that can be used: {self.report.summary()}")
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def read(self, index: int) -> bytes:
+        """Encoded bytes of a photo."""
+        return self.paths[index].read_bytes()
+
+    def place(self, index: int) -> str:
+        """The photo's path."""
+        return str(self.paths[index])
+
+
+@dataclass(frozen=True)
+class _Check:
+    digest: str
+    fault: str
+
+
+def _check(path: Path) -> _Check:
+    if path.suffix.lower() not in ENDINGS:
+        return _Check("", "not the name of a photo")
+    data = path.read_bytes()
+    try:
+        decode(data)
+    except DataError as error:
+        return _Check("", error.detail)
+    return _Check(hashlib.sha256(data).hexdigest(), "")
+
+
+# --- parts of a data set, and several as one ---
+
+
+class Part:
+    """Some photos of a source.
+
+    Args:
+        source: where they lie.
+        chosen: (n,) their numbers there.
+    """
+
+    def __init__(self, source: Source, chosen: NDArray[np.int64]) -> None:
+        if not len(chosen):
+            raise DataError("no photo of the data set is left")
+        self.source, self.chosen = source, chosen
+        self.labels: NDArray[np.int64] = source.labels[chosen]
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    def read(self, index: int) -> bytes:
+        """Encoded bytes of a photo."""
+        return self.source.read(int(self.chosen[index]))
+
+    def place(self, index: int) -> str:
+        """Where a photo lies, for messages."""
+        return self.source.place(int(self.chosen[index]))
+
+
+def readable(source: Source, *, threads: int = 4) -> tuple[Part, list[tuple[str, str]]]:
+    """Decode every photo once and leave out those that cannot be.
+
+    Returns:
+        The readable photos, and (place, reason) of the others.
+
+    Raises:
+        DataError: not one photo is readable.
+    """
+
+    def fault(index: int) -> str:
+        try:
+            decode(source.read(index))
+        except DataError as error:
+            return error.detail
+        return ""
+
+    with ThreadPoolExecutor(threads) as pool:
+        faults = list(pool.map(fault, range(len(source))))
+    skipped = [(source.place(index), reason) for index, reason in enumerate(faults) if reason]
+    return Part(source, np.array([index for index, reason in enumerate(faults) if not reason], np.int64)), skipped
+
+
+class Joined:
+    """Several sources one after the other; the people of each are new classes, and gaps between labels are closed.
+
+    Attributes:
+        labels: (n,) 0 to `classes` - 1, without gaps.
+        classes: number of people.
+        counts: photos of each source.
+    """
+
+    def __init__(self, sources: Sequence[Source]) -> None:
+        if not sources:
+            raise DataError("no data set is given")
+        self.sources = list(sources)
+        self.counts = [len(each) for each in sources]
+        dense, self.classes = [], 0
+        for each in sources:
+            values, places = np.unique(each.labels, return_inverse=True)
+            dense.append(places.astype(np.int64) + self.classes)
+            self.classes += len(values)
+        self.labels: NDArray[np.int64] = np.concatenate(dense)
+        self._ends = np.cumsum(self.counts)
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def _find(self, index: int) -> tuple[Source, int]:
+        which = int(np.searchsorted(self._ends, index, side="right"))
+        return self.sources[which], index - int(self._ends[which] - self.counts[which])
+
+    def read(self, index: int) -> bytes:
+        """Encoded bytes of a photo."""
+        source, at = self._find(index)
+        return source.read(at)
+
+    def place(self, index: int) -> str:
+        """Where a photo lies, for messages."""
+        source, at = self._find(index)
+        return source.place(at)
+
+
+def open_source(path: Path, *, least: int = 1) -> Source:
+    """Open a folder of people, a folder of tar shards, one shard, or a .rec file.
+
+    Raises:
+        DataError: the path is none of them, or is damaged.
+    """
+    if path.suffix == ".rec":
+        return RecordFile(path)
+    if path.suffix == ".tar":
+        return Shards([path])
+    if path.is_dir() and (shards := sorted(path.glob("*.tar"))):
+        return Shards(shards)
+    return Folder(path, least=least)
+
+
+# --- batches ---
+
+
+def decode(data: bytes) -> Image.Image:
+    """The crop in some encoded bytes: RGB, 112x112.
+
+    Raises:
+        DataError: the bytes are no whole image.
+    """
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            image.load()
+            rgb = image.convert("RGB")
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise DataError(f"no readable photo: {error}") from error
+    return rgb if rgb.size == (SIDE, SIDE) else rgb.resize((SIDE, SIDE), Image.Resampling.BILINEAR)
+
+
+Sample = tuple[NDArray[np.uint8], int, int]
+"""A crop, its label, and the number of its photo."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """(n, 112, 112, 3) uint8 crops, their (n,) labels, and the (n,) numbers of their photos."""
+
+    crops: Tensor
+    labels: Tensor
+    numbers: Tensor
+
+    def pin_memory(self) -> Batch:
+        """The same in memory that a GPU can read from directly; PyTorch's loader calls it."""
+        return Batch(self.crops.pin_memory(), self.labels.pin_memory(), self.numbers)
+
+
+class Crops(Dataset[Sample]):
+    """Photos as crops, each named by (number of the photo, number of the draw) so that augmentation repeats exactly.
+
+    Args:
+        source: where they lie.
+        how: their augmentation.
+        seed: start of all draws.
+    """
+
+    def __init__(self, source: Source, how: Augmentation, seed: int) -> None:
+        self.source, self.how, self.seed = source, how, seed
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, which: tuple[int, int]) -> Sample:
+        index, draw = which
+        try:
+            image = decode(self.source.read(index))
+        except DataError as error:
+            raise DataError(f"{self.source.place(index)}: {error.detail}") from error
+        return augment(image, self.how, draws_of(self.seed, draw)), int(self.source.labels[index]), index
+
+
+def collate(samples: list[Sample]) -> Batch:
+    """Samples as one batch."""
+    crops, labels, numbers = zip(*samples, strict=True)
+    return Batch(torch.from_numpy(np.stack(crops)), torch.tensor(labels), torch.tensor(numbers))
+
+
+def batches(
+    crops: Crops,
+    plan: NDArray[np.int64],
+    *,
+    first_draw: int,
+    start: int = 0,
+    rank: int = 0,
+    ranks: int = 1,
+    workers: int = 0,
+) -> Iterator[Batch]:
+    """This rank's batches of one epoch.
+
+    Args:
+        crops: the photos.
+        plan: (steps, batch) numbers of photos over all ranks; `batch` is a multiple of `ranks`.
+        first_draw: number of the epoch's first draw; the draws of different epochs must not meet.
+        start: steps of this epoch that are done already.
+        rank: this rank.
+        ranks: how many there are.
+        workers: processes that decode and augment; 0 does it between the steps.
+
+    Yields:
+        `batch / ranks` photos.
+    """
+    steps, size = plan.shape
+    draws = first_draw + np.arange(steps * size).reshape(steps, size)
+    mine = slice(size // ranks * rank, size // ranks * (rank + 1))
+    named = [
+        list(zip(plan[step, mine].tolist(), draws[step, mine].tolist(), strict=True)) for step in range(start, steps)
+    ]
+    loader = DataLoader(
+        crops,
+        batch_sampler=named,
+        num_workers=workers,
+        collate_fn=collate,
+        pin_memory=torch.cuda.is_available(),
+        prefetch_factor=4 if workers else None,
+        generator=torch.Generator(),  # or it would draw from the run's own, once an epoch and once a resumed one
+    )
+    yield from loader
