@@ -13,7 +13,7 @@ from sqlalchemy import bindparam, insert, select, update
 from service.errors import PersonNotFoundError
 from service.gallery.catalog import Reading, WriteTransaction
 from service.gallery.records import Page, PersonChanges, PersonFields, PersonRecord, columns
-from service.gallery.schema import people
+from service.gallery.schema import departures, people
 
 COLUMNS = columns(people, PersonRecord)
 FIND = select(*COLUMNS).where(people.c.gallery_pk == bindparam("its_gallery"), people.c.person == bindparam("its_id"))
@@ -144,3 +144,44 @@ def expired(reading: Reading, *, at: datetime, limit: int = 1000) -> tuple[Perso
 def _refuse_plain(digits: str | None) -> None:
     if digits is not None and not HASHED.fullmatch(digits):
         raise ValueError("digits are kept as a keyed hash only; see Catalog.digits_hash")
+
+
+# --- what the prior asks ---
+
+
+def homes_since(reading: Reading, gallery_pk: int, after: int) -> list[tuple[int, str | None, bool]]:
+    """Everybody who changed after a revision: key, home cell, and whether there is a face to find them by."""
+    query = select(people.c.pk, people.c.region, people.c.fused.is_not(None)).where(
+        people.c.gallery_pk == gallery_pk, people.c.revision > after
+    )
+    return [(int(pk), region, bool(found)) for pk, region, found in reading.connection.execute(query)]
+
+
+def left_since(reading: Reading, gallery_pk: int, after: int) -> list[int]:
+    """The keys of everybody who was forgotten after a revision."""
+    query = select(departures.c.person_pk).where(departures.c.gallery_pk == gallery_pk, departures.c.revision > after)
+    return [int(pk) for pk in reading.connection.execute(query).scalars()]
+
+
+def with_digits(reading: Reading, gallery_pk: int, digits: str) -> list[int]:
+    """The keys of everybody whose digits have this keyed hash, rising."""
+    query = select(people.c.pk).where(people.c.gallery_pk == gallery_pk, people.c.digits == digits)
+    return sorted(int(pk) for pk in reading.connection.execute(query).scalars())
+
+
+def any_digits(reading: Reading, gallery_pk: int) -> bool:
+    """Whether anybody's digits are kept."""
+    query = select(people.c.pk).where(people.c.gallery_pk == gallery_pk, people.c.digits.is_not(None)).limit(1)
+    return reading.connection.execute(query).first() is not None
+
+
+def owners(reading: Reading, gallery_pk: int, device: str) -> list[int]:
+    """The keys of everybody whose own device this is."""
+    query = select(people.c.pk).where(people.c.gallery_pk == gallery_pk, people.c.device == device)
+    return [int(pk) for pk in reading.connection.execute(query).scalars()]
+
+
+def overdue(reading: Reading, gallery_pk: int, at: datetime) -> list[int]:
+    """The keys of everybody in a gallery whose time has passed."""
+    query = select(people.c.pk).where(people.c.gallery_pk == gallery_pk, people.c.expires_at <= at)
+    return [int(pk) for pk in reading.connection.execute(query).scalars()]

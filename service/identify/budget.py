@@ -77,7 +77,7 @@ class Budget:
 
     def near(self, rows: Rows) -> NDArray[np.bool_]:
         """Who counts as near, (k,)."""
-        local = self.scales.local[self.prior.residents.home[rows]]
+        local = self.scales.local[self.prior.residents.homes(rows)]
         return np.asarray(local | self.prior.names(rows))
 
     def thresholds(self, rows: Rows) -> Numbers:

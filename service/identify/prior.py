@@ -86,17 +86,34 @@ class Residents:
     """Where everybody lives.
 
     Attributes:
-        home: the region of a row, by row, (largest row + 1,); 0 where it is not known.
+        rows: everybody who can be found, unique and rising, (n,).
+        home: the region of each, 0 where it is not known, (n,).
         population: people of each region, (r,).
     """
 
+    rows: Rows
     home: NDArray[np.integer]
     population: Numbers
 
     @property
     def people(self) -> int:
         """N."""
-        return int(self.population.sum())
+        return len(self.rows)
+
+    def homes(self, rows: Rows) -> NDArray[np.int64]:
+        """The region of some people, (k,); 0 for somebody who came after this was made."""
+        found = np.zeros(len(rows), np.int64)
+        if len(self.rows):
+            places = np.minimum(np.searchsorted(self.rows, rows), len(self.rows) - 1)
+            known = self.rows[places] == rows
+            found[known] = self.home[places[known]]
+        return found
+
+
+def residents(rows: Rows, home: NDArray[np.integer], regions: int) -> Residents:
+    """Count everybody by region; arguments as in `Residents`, in any order of rows."""
+    order = np.argsort(rows)
+    return Residents(rows[order], home[order], np.bincount(home, minlength=regions).astype(float))
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,7 +149,7 @@ class Prior:
 
     def of(self, rows: Rows) -> Numbers:
         """The prior of some people, (k,)."""
-        found = np.array(self.others[self.residents.home[rows]])
+        found = np.array(self.others[self.residents.homes(rows)])
         known = self.names(rows)
         found[known] = self.named[self._places(rows[known])]
         return found
@@ -152,26 +169,26 @@ def unknown_share(unknowns: float, visits: float, habits: Habits) -> float:
     return float(np.clip(share, UNKNOWN_LEAST, 1 - UNKNOWN_LEAST))
 
 
-def even(residents: Residents, habits: Habits) -> Prior:
+def even(everybody: Residents, habits: Habits) -> Prior:
     """The prior where nothing is known: everybody is as likely as the next."""
-    return prior((), residents, np.ones(len(residents.population)), habits.unknown, habits)
+    return prior((), everybody, np.ones(len(everybody.population)), habits.unknown, habits)
 
 
-def prior(levels: Sequence[Level], residents: Residents, affinity: Numbers, unknown: float, habits: Habits) -> Prior:
+def prior(levels: Sequence[Level], everybody: Residents, affinity: Numbers, unknown: float, habits: Habits) -> Prior:
     """The prior of a context.
 
     Args:
         levels: the device, then the cells around it, the finest first.
-        residents: where everybody lives; holds every row of the levels.
+        everybody: where everybody lives.
         affinity: K(h, g) of every home region towards the region of the probe, up to a factor, (r,).
         unknown: pi_u.
         habits: the parameters.
     """
-    people = max(residents.people, 1)
-    expected = float(residents.population @ affinity)
+    people = max(everybody.people, 1)
+    expected = float(everybody.population @ affinity)
     base = affinity / expected if expected > 0 else np.full(len(affinity), 1 / people)
     rows = np.unique(np.concatenate([np.empty(0, np.int64), *(level.rows for level in levels)]))
-    named, others = base[residents.home[rows]], base
+    named, others = base[everybody.homes(rows)], base
     for place, level in reversed(list(enumerate(levels))):
         at_device = place == 0
         discount = level.latest * (habits.discount if at_device else habits.cell_discount)
@@ -186,8 +203,8 @@ def prior(levels: Sequence[Level], residents: Residents, affinity: Numbers, unkn
             (1 - unknown) * np.minimum((1 - habits.eps) * share + habits.eps / people, habits.cap / people)
         )
 
-    counts = residents.population - np.bincount(residents.home[rows], minlength=len(base))
-    return Prior(unknown, rows, spread(named), spread(others), counts, residents)
+    counts = everybody.population - np.bincount(everybody.homes(rows), minlength=len(base))
+    return Prior(unknown, rows, spread(named), spread(others), counts, everybody)
 
 
 def claimed(before: Prior, row: int) -> Prior:
@@ -251,5 +268,5 @@ def _naming(before: Prior, rows: Rows) -> Prior:
     if not len(more):
         return before
     union = np.union1d(before.rows, more)
-    counts = before.counts - np.bincount(before.residents.home[more], minlength=len(before.counts))
+    counts = before.counts - np.bincount(before.residents.homes(more), minlength=len(before.counts))
     return replace(before, rows=union, named=before.of(union), counts=counts)

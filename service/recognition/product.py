@@ -20,6 +20,8 @@ from service.gallery.records import GalleryRecord
 from service.gallery.view import GalleryView
 from service.gallery.views import Views
 from service.identify.calibration import Calibration
+from service.recognition.asked import Asked
+from service.recognition.expectations import Expectations
 from service.vision.reader import Reader, SeenFace, SeenPhoto
 
 Embedding = NDArray[np.float32]
@@ -36,6 +38,8 @@ class Policy:
         min_quality: quality under which enrolment refuses.
         fpir: target false-positive identification rate where neither caller nor gallery names one.
         fmr: target false-match rate of verify where the caller names none.
+        certainty: least posterior of a match where the caller names none.
+        visit_days: days for which a visit is kept.
     """
 
     photos: int
@@ -43,6 +47,8 @@ class Policy:
     min_quality: float
     fpir: float
     fmr: float
+    certainty: float
+    visit_days: int
 
 
 @dataclass(frozen=True)
@@ -55,6 +61,8 @@ class Product:
         reader: photos to faces and embeddings.
         catalog: the truth.
         views: the indexes.
+        expectations: who is expected where.
+        asked: visitors who were asked for digits.
         claims: idempotency keys being worked on.
         storage: threads for the catalog, apart from those that compute.
         policy: defaults and limits.
@@ -65,6 +73,8 @@ class Product:
     reader: Reader
     catalog: Catalog
     views: Views
+    expectations: Expectations
+    asked: Asked
     claims: Claims
     storage: Executor
     policy: Policy

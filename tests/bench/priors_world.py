@@ -15,7 +15,7 @@ from scipy.special import ndtri
 from service.identify.budget import Budget, Scales, share_out
 from service.identify.calibration import Calibration, deepen, fit
 from service.identify.planner import Tier, in_order
-from service.identify.prior import Habits, Level, Residents, prior, recency, unknown_share
+from service.identify.prior import Habits, Level, prior, recency, residents, unknown_share
 from service.identify.travel import Gravity, affinity, mapped
 
 SIDE_KM = 300.0
@@ -59,7 +59,7 @@ class World:
         regions, known = len(self.lat), self.rows >= 0
         pairs = self.homes[self.rows[known]] * regions + np.repeat(self.where, known.sum(axis=1))
         self.travelled = np.bincount(pairs, minlength=regions**2).reshape(regions, regions).astype(float)
-        self.residents = Residents(self.homes, np.bincount(self.homes, minlength=regions).astype(float))
+        self.residents = residents(np.arange(self.people), self.homes, regions)
         self.map = mapped(self.lat, self.lon, self.residents.population, GRAVITY)
 
     @property

@@ -6,13 +6,13 @@ import numpy as np
 
 from service.identify.budget import Scales, share_out
 from service.identify.calibration import fit
-from service.identify.prior import Habits, Level, Residents, prior
+from service.identify.prior import Habits, Level, prior, residents
 
 PEOPLE, DEVIATION = 400, 0.09
 HABITS = Habits()
 HOME = np.repeat([1, 2, 0], [150, 150, 100])
-RESIDENTS = Residents(HOME, np.bincount(HOME).astype(float))
 EVERYBODY = np.arange(PEOPLE)
+RESIDENTS = residents(EVERYBODY, HOME, regions=3)
 VISITS = Level(np.array([3, 7, 200]), np.array([6.0, 2.5, 1.0]), np.array([1.0, 1.0, 1.0]))
 
 

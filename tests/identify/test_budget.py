@@ -5,7 +5,7 @@ from scipy.stats import norm
 from service.errors import FpirNotSupportedError
 from service.identify.budget import FLOOR_FMR, LEEWAY, share_out
 from service.identify.decision import threshold
-from service.identify.prior import Habits, Residents, digits_given, even
+from service.identify.prior import Habits, digits_given, even, residents
 from tests.identify.gallery import EVERYBODY, HABITS, HOME, PEOPLE, RESIDENTS, VISITS, budget, history, scale, scales
 
 
@@ -51,7 +51,7 @@ def test_everybody_but_those_on_the_floor_is_accepted_at_the_same_odds():
 
 
 def test_nobody_is_under_the_floor_and_the_floor_is_that_of_a_comparison():
-    big = Residents(np.ones(200_001, np.int64), np.array([0.0, 200_001.0, 0.0]))
+    big = residents(np.arange(200_001), np.ones(200_001, np.int64), regions=3)
     found = share_out(even(big, HABITS), scales(), 0.9, insist=True)
     sure = digits_given(found.prior, np.array([5]), 4, HABITS)
     least = share_out(sure, scales(), 0.9, insist=True).thresholds(np.array([5]))[0]
@@ -96,7 +96,7 @@ def test_a_rate_that_nobody_can_vouch_for_is_refused_or_answered_with_what_can_b
 
 @pytest.mark.parametrize("people", [0, 1])
 def test_a_gallery_of_one_or_none_has_a_budget(people):
-    few = Residents(np.zeros(people + 1, np.int64), np.array([float(people)]))
+    few = residents(np.arange(people), np.zeros(people, np.int64), regions=1)
     lone = scales()
     alone = share_out(even(few, Habits()), type(lone)(lone.near, lone.far, np.array([True]), 1.0), 0.01, insist=True)
     assert alone.fpir == 0.01

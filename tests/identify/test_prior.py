@@ -6,21 +6,21 @@ from hypothesis import strategies as st
 from service.identify.prior import (
     Habits,
     Level,
-    Residents,
     claimed,
     digits_given,
     even,
     observed,
     prior,
     recency,
+    residents,
     unknown_share,
 )
 
 HABITS = Habits(cap=4.0)
 HOME = np.array([1, 1, 1, 2, 2, 0, 2, 2])
-RESIDENTS = Residents(HOME, np.bincount(HOME).astype(float))
 AFFINITY = np.array([0.5, 0.7, 0.2])
 EVERYBODY = np.arange(8)
+RESIDENTS = residents(EVERYBODY, HOME, regions=3)
 
 
 def level(visits):
@@ -176,7 +176,13 @@ def test_what_was_guessed_from_the_face_counts_by_a_power():
 
 
 def test_an_empty_gallery_has_a_prior_too():
-    nobody = Residents(np.zeros(1, np.int64), np.zeros(1))
+    nobody = residents(np.empty(0, np.int64), np.empty(0, np.int64), regions=1)
     found = even(nobody, HABITS)
     assert found.enrolled == 0
     assert found.unknown == HABITS.unknown
+
+
+def test_rows_may_come_in_any_order_and_newcomers_have_no_home_yet():
+    shuffled = residents(np.array([70, 3, 12]), np.array([2, 1, 2]), regions=4)
+    assert shuffled.homes(np.array([3, 12, 70, 99, 4])).tolist() == [1, 2, 2, 0, 0]
+    assert shuffled.population.tolist() == [0, 1, 2, 0]
