@@ -92,13 +92,23 @@ class Budget:
         return np.where(self.near(rows), self.scales.near.llr(similarities), self.scales.far.llr(similarities))
 
 
-def share_out(prior: Prior, scales: Scales, alpha: float, *, insist: bool) -> Budget:
+def floor_rate(alpha: float, people: int) -> float:
+    """The false-match rate of the floor, for a visitor who may be taken for anybody at most with probability alpha.
+
+    A floor at 1e-6 whatever the gallery would be stricter than a plain search among a thousand people, where a prior
+    could then only make people harder to find; so in a small gallery the floor is tied to the plain search.
+    """
+    return max(FLOOR_FMR, min(LEEWAY * alpha / max(people, 1), alpha))
+
+
+def share_out(prior: Prior, scales: Scales, alpha: float, *, floor_fmr: float, insist: bool) -> Budget:
     """Share a false-positive identification rate out among everybody.
 
     Args:
         prior: of the context.
         scales: what cosines mean.
         alpha: the rate.
+        floor_fmr: false-match rate of the floor; see `floor_rate`.
         insist: whether the caller asked for this very rate. A default that the calibration cannot vouch for in so
             large a gallery is answered with the strictest thresholds there are and the rate that they stand for.
 
@@ -106,7 +116,6 @@ def share_out(prior: Prior, scales: Scales, alpha: float, *, insist: bool) -> Bu
         FpirNotSupportedError: the caller insists on a rate that the calibration cannot vouch for.
     """
     people = max(prior.residents.people, 1)
-    floor_fmr = max(FLOOR_FMR, min(LEEWAY * alpha / people, alpha))
     floor = (_floor(scales.near, floor_fmr), _floor(scales.far, floor_fmr))
     parts = [
         (scales.near, floor[0], np.log(prior.named), np.ones(len(prior.named))),

@@ -20,7 +20,7 @@ from service.gallery import galleries, people, visits
 from service.gallery.catalog import Catalog, Reading
 from service.gallery.schema import EPOCH
 from service.gallery.visits import DaysAtPlace
-from service.identify.budget import Budget, Scales, share_out
+from service.identify.budget import Budget, Scales, floor_rate, share_out
 from service.identify.calibration import Calibration
 from service.identify.planner import ASK_SHARE, Tier, in_order
 from service.identify.prior import (
@@ -232,7 +232,8 @@ class Expectations:
         insist: bool,  # noqa: FBT001 (private, handed through)
         asking: bool,  # noqa: FBT001 (the same)
     ) -> Expected:
-        budget = share_out(before, plan.scales, share, insist=insist)
+        floor = floor_rate(alpha, before.residents.people)
+        budget = share_out(before, plan.scales, share, floor_fmr=floor, insist=insist)
         stated = alpha if budget.fpir <= share else min(1.0, budget.fpir + alpha - share)
         return Expected(stated, budget, in_order(tiers, budget), DIGITS if asking else 0)
 

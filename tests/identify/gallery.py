@@ -4,7 +4,7 @@ import functools
 
 import numpy as np
 
-from service.identify.budget import Scales, share_out
+from service.identify.budget import Scales, floor_rate, share_out
 from service.identify.calibration import fit
 from service.identify.prior import Habits, Level, prior, residents
 
@@ -32,5 +32,10 @@ def history(levels=(VISITS,), unknown=0.3):
     return prior(levels, RESIDENTS, np.array([0.5, 0.8, 0.1]), unknown, HABITS)
 
 
+def shared(prior, alpha, scales_=None, *, insist=True):
+    floor = floor_rate(alpha, prior.residents.people)
+    return share_out(prior, scales_ or scales(), alpha, floor_fmr=floor, insist=insist)
+
+
 def budget(alpha=0.01, **near_and_far):
-    return share_out(history(), scales(**near_and_far), alpha, insist=True)
+    return shared(history(), alpha, scales(**near_and_far))

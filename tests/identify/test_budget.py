@@ -3,10 +3,22 @@ import pytest
 from scipy.stats import norm
 
 from service.errors import FpirNotSupportedError
-from service.identify.budget import FLOOR_FMR, LEEWAY, share_out
+from service.identify.budget import FLOOR_FMR, LEEWAY
 from service.identify.decision import threshold
 from service.identify.prior import Habits, digits_given, even, residents
-from tests.identify.gallery import EVERYBODY, HABITS, HOME, PEOPLE, RESIDENTS, VISITS, budget, history, scale, scales
+from tests.identify.gallery import (
+    EVERYBODY,
+    HABITS,
+    HOME,
+    PEOPLE,
+    RESIDENTS,
+    VISITS,
+    budget,
+    history,
+    scale,
+    scales,
+    shared,
+)
 
 
 def spent(found, near=0.0, far=0.0):
@@ -30,7 +42,7 @@ def test_neighbours_are_measured_on_their_own_scale():
 
 
 def test_with_nothing_known_everybody_has_the_threshold_of_a_plain_search():
-    found = share_out(even(RESIDENTS, HABITS), scales(), 0.01, insist=True)
+    found = shared(even(RESIDENTS, HABITS), 0.01)
     plain = threshold(scale(), PEOPLE, 0.01, insist=True)
     np.testing.assert_allclose(found.thresholds(EVERYBODY), plain.similarity, atol=1e-4)
 
@@ -52,9 +64,9 @@ def test_everybody_but_those_on_the_floor_is_accepted_at_the_same_odds():
 
 def test_nobody_is_under_the_floor_and_the_floor_is_that_of_a_comparison():
     big = residents(np.arange(200_001), np.ones(200_001, np.int64), regions=3)
-    found = share_out(even(big, HABITS), scales(), 0.9, insist=True)
+    found = shared(even(big, HABITS), 0.9)
     sure = digits_given(found.prior, np.array([5]), 4, HABITS)
-    least = share_out(sure, scales(), 0.9, insist=True).thresholds(np.array([5]))[0]
+    least = shared(sure, 0.9).thresholds(np.array([5]))[0]
     assert least == pytest.approx(scale().threshold(max(FLOOR_FMR, LEEWAY * 0.9 / 200_001)))
 
 
@@ -89,7 +101,7 @@ def test_no_other_thresholds_of_the_same_budget_find_more_mates():
 def test_a_rate_that_nobody_can_vouch_for_is_refused_or_answered_with_what_can_be():
     with pytest.raises(FpirNotSupportedError, match="400 people"):
         budget(1e-4)
-    found = share_out(history(), scales(), 1e-4, insist=False)
+    found = shared(history(), 1e-4, insist=False)
     assert found.fpir == pytest.approx(PEOPLE * scale().least_fmr)
     assert (found.thresholds(EVERYBODY) == scale().thresholds[-1]).all()
 
@@ -98,6 +110,6 @@ def test_a_rate_that_nobody_can_vouch_for_is_refused_or_answered_with_what_can_b
 def test_a_gallery_of_one_or_none_has_a_budget(people):
     few = residents(np.arange(people), np.zeros(people, np.int64), regions=1)
     lone = scales()
-    alone = share_out(even(few, Habits()), type(lone)(lone.near, lone.far, np.array([True]), 1.0), 0.01, insist=True)
+    alone = shared(even(few, Habits()), 0.01, type(lone)(lone.near, lone.far, np.array([True]), 1.0))
     assert alone.fpir == 0.01
     assert alone.thresholds(np.array([0]))[0] >= scale().threshold(0.01) - 1e-9

@@ -132,7 +132,7 @@ def test_digits_are_asked_for_where_they_could_decide():
 def test_digits_decide_within_their_share_of_the_budget():
     before = budget().prior
     with_digits = digits_given(before, np.array([17, 390]), 4, HABITS)
-    second = share_out(with_digits, scales(), 0.01 * ASK_SHARE, insist=True)
+    second = share_out(with_digits, scales(), 0.01 * ASK_SHARE, floor_fmr=1e-4, insist=True)
     found = answer(scores_of(p390=0.42), second, tiers=(Tier("digits", np.array([17, 390])),))
     assert (found.decision, found.rows[0]) == ("match", 390)
     assert found.tiers[0].scored == 2
