@@ -126,8 +126,8 @@ class Plan:
     tiers: list[Tier]
 
 
-def plan(made: World, device: int, near: Calibration, far: Calibration, alpha: float) -> Plan:
-    """The prior, the budget and the tiers of a device."""
+def plan(made: World, device: int, near: Calibration, far: Calibration, alpha: float, whole: float) -> Plan:
+    """The prior, the budget and the tiers of a device; `whole` is the rate that `alpha` is a share of."""
     region = int(made.where[device])
     own = _level(made.rows[device], made.days[device])
     beside = made.where == region
@@ -137,7 +137,7 @@ def plan(made: World, device: int, near: Calibration, far: Calibration, alpha: f
     before = prior([own, cell], made.residents, towards, unknown_share(strangers, VISITS, HABITS), HABITS)
     local = np.arange(len(made.lat)) == region
     excess = max(1.0, near.mean_likelihood(), far.mean_likelihood())
-    floor = floor_rate(alpha, made.people)
+    floor = floor_rate(whole, made.people)
     budget = share_out(before, Scales(near, far, local, excess), alpha, floor_fmr=floor, insist=True)
     living = np.flatnonzero(made.homes == region)
     tiers = [Tier("device", own.rows), Tier("cell", cell.rows), Tier("region", living)]
@@ -191,6 +191,16 @@ class Scorer:
         drawn[rows == self.mate] = self.mated
         self.rows, self.scores = np.concatenate([self.rows, rows]), np.concatenate([self.scores, drawn])
         return drawn
+
+    def score_again(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
+        """As `score`, of a probe that was scored before: what was drawn stays."""
+        order = np.argsort(self.rows, kind="stable")
+        places = np.minimum(np.searchsorted(self.rows[order], rows), max(len(order) - 1, 0))
+        before = self.rows[order][places] == rows if len(order) else np.zeros(len(rows), bool)
+        scores = np.empty(len(rows))
+        scores[before] = self.scores[order][places[before]]
+        scores[~before] = self.score(rows[~before])
+        return scores
 
     def search(self, k: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         rows, scores = [self.rows], [self.scores]
