@@ -32,6 +32,9 @@ NEWTON_STEPS: Final = 50
 MOST_FITTED: Final = 1_000_000
 """Impostor pairs that the regression looks at; the tables of rates always use all."""
 
+MOST_COSTED: Final = 200_000
+"""Impostor pairs on which the cost is counted."""
+
 TAIL_SHARE: Final = 1e-3
 """Share of the impostors in the tail."""
 
@@ -227,7 +230,7 @@ def fit(
         quality_centre=centre,
         mates=_plain(np.quantile(mates, np.linspace(0, 1, MATES_KEPT))),
     )
-    seen = ordered[few]
+    seen = ordered[np.random.default_rng(seed).integers(0, len(ordered), min(len(ordered), MOST_COSTED))]
     return replace(fitted, cllr=cllr(fitted.llr(mates), fitted.llr(seen)), min_cllr=min_cllr(mates, seen))
 
 

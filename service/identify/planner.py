@@ -144,7 +144,7 @@ def look(
     seen = _Seen(budget, habits, rule)
     tried: list[Examined] = []
     for tier in tiers:
-        fresh = np.setdiff1d(tier.rows, seen.rows)
+        fresh = np.setdiff1d(tier.rows, seen.rows, assume_unique=True)
         seen.take(fresh, score(fresh))
         tried.append(Examined(tier.name, len(fresh), seen.best_posterior))
         if seen.accepted:

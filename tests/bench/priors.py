@@ -85,7 +85,7 @@ class Bench:
         self.report, self.size, self.dimension, self.alpha = report, size, dimension, alpha
         self.told = {"d_eff": dimension, "alpha": alpha, "people": size.people}
         self.random = np.random.default_rng(dimension)
-        self.pairs = int(20 * size.people / alpha)
+        self.pairs = int(60 * size.people / alpha)
         self.world = world(size.people, size.regions, size.devices)
         self.scale = calibrations(dimension, look_alikes=False, pairs=self.pairs)[1]
         self.devices = self.random.choice(size.devices, size.visited, replace=False)
@@ -254,15 +254,16 @@ def hard_tiers(
 ) -> float:
     """The least FNIR of fixed tiers (device, cell and region, everybody), over all ways to share alpha among them.
 
-    Generous: whoever passes the threshold of the own tier counts as found.
+    Bound by the same 1:1 floor, and generous otherwise: whoever passes the threshold of the own tier counts as found.
     """
+    floor = floor_rate(alpha, people)
     sizes = [float(np.median([len(each.tiers[0].rows) for each in plans.values()])), 2000.0, float(people)]
     best = 1.0
     for first in np.linspace(0.05, 0.9, 18):
         for second in np.linspace(0.05, 0.9, 18):
             if first + second < 1:
                 shares = np.array([first, second, 1 - first - second]) * alpha / np.array(sizes)
-                least = [scale.threshold(max(float(s), scale.least_fmr)) for s in shares]
+                least = [scale.threshold(min(max(float(s), scale.least_fmr), floor)) for s in shares]
                 best = min(best, float(np.mean(cosines < np.array(least)[tier])))
     return round(best, 5)
 
