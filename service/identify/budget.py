@@ -36,6 +36,11 @@ LEEWAY: Final = 10.0
 WIDEST: Final = 100.0
 """No LLR is further from zero: e^100 faces were never compared."""
 
+VOUCHED_FMR: Final = 1e-4
+"""The same for somebody whose digits the visitor has given. Two digits or more are guessed at best once in a hundred
+times, so that guess and face together stay at 1e-6. At 1e-6 for the face alone, digits could never help whom the floor
+stops: they would find no more than the mates above it."""
+
 STEPS: Final = 40
 """Halvings of the interval in which ln lambda lies; it ends narrower than 1e-9."""
 
@@ -58,20 +63,35 @@ class Scales:
 
 
 @dataclass(frozen=True, eq=False)
+class Floors:
+    """False-match rates that nobody is accepted at more easily, whatever the prior says.
+
+    Attributes:
+        fmr: of a comparison.
+        vouched_fmr: of a comparison with somebody for whom a second factor speaks.
+        vouched: who these are, unique and rising, all of them named by the prior, (v,).
+    """
+
+    fmr: float
+    vouched_fmr: float
+    vouched: Rows
+
+
+@dataclass(frozen=True, eq=False)
 class Budget:
     """Thresholds for a stated rate.
 
     Attributes:
         fpir: the rate that they stand for.
         demand: ln(lambda pi_u): an LLR of `demand - ln pi` is needed.
-        floor: least cosine whatever the prior says, near and far.
+        floors: the rates of the floor.
         scales: what cosines mean.
         prior: of the context.
     """
 
     fpir: float
     demand: float
-    floor: tuple[float, float]
+    floors: Floors
     scales: Scales
     prior: Prior
 
@@ -83,32 +103,51 @@ class Budget:
     def thresholds(self, rows: Rows) -> Numbers:
         """The least cosine that each of some people needs, (k,)."""
         wanted = self.demand - np.log(self.prior.of(rows))
-        near = np.maximum(self.floor[0], self.scales.near.score(wanted))
-        far = np.maximum(self.floor[1], self.scales.far.score(wanted))
-        return np.where(self.near(rows), near, far)
+        near = self.near(rows)
+        tail = np.where(near, self.scales.near.score(wanted), self.scales.far.score(wanted))
+        return np.maximum(tail, self.floor(rows))
+
+    def floor(self, rows: Rows, *, vouched: bool = False) -> Numbers:
+        """The least cosine of some people whatever the prior says, (k,); as if digits vouched for all, if so told."""
+        by_tier = [
+            np.where(self.near(rows), _least(self.scales.near, fmr), _least(self.scales.far, fmr))
+            for fmr in (self.floors.fmr, self.floors.vouched_fmr)
+        ]
+        return np.where(np.isin(rows, self.floors.vouched) | vouched, by_tier[1], by_tier[0])
+
+    @property
+    def least(self) -> float:
+        """The floor of anybody from afar."""
+        return _least(self.scales.far, self.floors.fmr)
 
     def llrs(self, rows: Rows, similarities: Numbers) -> Numbers:
         """The log-likelihood ratio of each, (k,)."""
         return np.where(self.near(rows), self.scales.near.llr(similarities), self.scales.far.llr(similarities))
 
 
-def floor_rate(alpha: float, people: int) -> float:
-    """The false-match rate of the floor, for a visitor who may be taken for anybody at most with probability alpha.
+def floors(alpha: float, people: int, vouched: Rows | None = None) -> Floors:
+    """The floors in a gallery, for a visitor who may be taken for anybody at most with probability alpha.
 
     A floor at 1e-6 whatever the gallery would be stricter than a plain search among a thousand people, where a prior
     could then only make people harder to find; so in a small gallery the floor is tied to the plain search.
+
+    Args:
+        alpha: the rate, of both looks together where there are two.
+        people: in the gallery.
+        vouched: whose digits were given, unique and rising.
     """
-    return max(FLOOR_FMR, min(LEEWAY * alpha / max(people, 1), alpha))
+    fmr = max(FLOOR_FMR, min(LEEWAY * alpha / max(people, 1), alpha))
+    return Floors(fmr, max(VOUCHED_FMR, fmr), np.empty(0, np.int64) if vouched is None else vouched)
 
 
-def share_out(prior: Prior, scales: Scales, alpha: float, *, floor_fmr: float, insist: bool) -> Budget:
+def share_out(prior: Prior, scales: Scales, alpha: float, limits: Floors, *, insist: bool) -> Budget:
     """Share a false-positive identification rate out among everybody.
 
     Args:
         prior: of the context.
         scales: what cosines mean.
         alpha: the rate.
-        floor_fmr: false-match rate of the floor; see `floor_rate`.
+        limits: the floors.
         insist: whether the caller asked for this very rate. A default that the calibration cannot vouch for in so
             large a gallery is answered with the strictest thresholds there are and the rate that they stand for.
 
@@ -116,24 +155,26 @@ def share_out(prior: Prior, scales: Scales, alpha: float, *, floor_fmr: float, i
         FpirNotSupportedError: the caller insists on a rate that the calibration cannot vouch for.
     """
     people = max(prior.residents.people, 1)
-    floor = (_floor(scales.near, floor_fmr), _floor(scales.far, floor_fmr))
+    named, others = np.log(prior.named), np.log(prior.others)
+    sure, local = np.isin(prior.rows, limits.vouched), scales.local
     parts = [
-        (scales.near, floor[0], np.log(prior.named), np.ones(len(prior.named))),
-        (scales.near, floor[0], np.log(prior.others[scales.local]), prior.counts[scales.local]),
-        (scales.far, floor[1], np.log(prior.others[~scales.local]), prior.counts[~scales.local]),
+        (scales.near, limits.fmr, named[~sure], np.ones(int((~sure).sum()))),
+        (scales.near, limits.vouched_fmr, named[sure], np.ones(int(sure.sum()))),
+        (scales.near, limits.fmr, others[local], prior.counts[local]),
+        (scales.far, limits.fmr, others[~local], prior.counts[~local]),
     ]
 
     def spent(demand: float) -> float:
         return sum(
-            float(counts @ scale.survival(np.maximum(scale.score(demand - odds), least)))
-            for scale, least, odds, counts in parts
+            float(counts @ scale.survival(np.maximum(scale.score(demand - odds), _least(scale, fmr))))
+            for scale, fmr, odds, counts in parts
             if len(odds)
         )
 
     odds = np.concatenate([part[2] for part in parts if len(part[2])])
     loosest, strictest = float(odds.min()) - WIDEST, float(odds.max()) + WIDEST
     if spent(loosest) <= alpha:
-        return Budget(alpha, loosest, floor, scales, prior)
+        return Budget(alpha, loosest, limits, scales, prior)
     least_rate = spent(strictest)
     if least_rate > alpha * (1 + 1e-9):
         if insist:
@@ -141,15 +182,15 @@ def share_out(prior: Prior, scales: Scales, alpha: float, *, floor_fmr: float, i
                 f"with {people:,} people the calibration vouches for {least_rate:.2g} at best, not {alpha:.2g}",
                 least=least_rate,
             )
-        return Budget(min(1.0, least_rate), strictest, floor, scales, prior)
+        return Budget(min(1.0, least_rate), strictest, limits, scales, prior)
     for _ in range(STEPS):
         middle = (loosest + strictest) / 2
         if spent(middle) > alpha:
             loosest = middle
         else:
             strictest = middle
-    return Budget(alpha, strictest, floor, scales, prior)
+    return Budget(alpha, strictest, limits, scales, prior)
 
 
-def _floor(scale: Calibration, fmr: float) -> float:
+def _least(scale: Calibration, fmr: float) -> float:
     return scale.threshold(min(max(fmr, scale.least_fmr), scale.fmr[0]))

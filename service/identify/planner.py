@@ -116,7 +116,7 @@ def in_order(tiers: Sequence[Tier], budget: Budget) -> list[Tier]:
     A tier finds its mate with the probability that the visitor is in it, times that of a mate passing the threshold.
     """
     mass = budget.prior.enrolled
-    scan = budget.scales.far.found(budget.floor[1]) * mass / max(SCAN_COST * budget.prior.residents.people, 1.0)
+    scan = budget.scales.far.found(budget.least) * mass / max(SCAN_COST * budget.prior.residents.people, 1.0)
     worth = []
     for tier in tiers:
         if len(tier.rows):
@@ -221,13 +221,13 @@ class _Seen:
         best = self.rows[[self._best]]
         similarity = float(self._similarities[self._best])
         if self._rule.safe:
-            return self.evidence >= 1 / self._budget.fpir and similarity >= self._floor_of(best)
+            return self.evidence >= 1 / self._budget.fpir and similarity >= float(self._budget.floor(best)[0])
         return similarity >= float(self._budget.thresholds(best)[0])
 
     @property
     def chance_of_the_rest(self) -> float:
         """The most that the chance can be that the visitor is found among those not examined yet."""
-        return self._rest / self._total * float(self._budget.scales.far.found(self._budget.floor[1]))
+        return self._rest / self._total * float(self._budget.scales.far.found(self._budget.least))
 
     @property
     def digits_could_decide(self) -> bool:
@@ -237,7 +237,8 @@ class _Seen:
         chance = 10.0**-self._rule.digits
         right = float(self._joint.max()) * (1 - self._habits.slip)
         wrong = (self._total - float(self._joint.max())) * chance
-        passing = float(self._similarities[self._best]) >= self._floor_of(self.rows[[self._best]])
+        best = self.rows[[self._best]]
+        passing = float(self._similarities[self._best]) >= float(self._budget.floor(best, vouched=True)[0])
         return passing and right / (right + wrong) >= self._rule.certainty
 
     def answer(
@@ -257,7 +258,3 @@ class _Seen:
             tiers=tuple(tried),
             stopped=stopped,
         )
-
-    def _floor_of(self, rows: Rows) -> float:
-        near, far = self._budget.floor
-        return near if bool(self._budget.near(rows)[0]) else far

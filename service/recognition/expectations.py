@@ -20,7 +20,7 @@ from service.gallery import galleries, people, visits
 from service.gallery.catalog import Catalog, Reading
 from service.gallery.schema import EPOCH
 from service.gallery.visits import DaysAtPlace
-from service.identify.budget import Budget, Scales, floor_rate, share_out
+from service.identify.budget import Budget, Scales, floors, share_out
 from service.identify.calibration import Calibration
 from service.identify.planner import ASK_SHARE, Tier, in_order
 from service.identify.prior import (
@@ -212,7 +212,9 @@ class Expectations:
         share = alpha * (ASK_SHARE if matches is not None else 1 - ASK_SHARE if asking else 1.0)
         if claim is None and matches is None:
             if (share, insist) not in plan.budgets:
-                plan.budgets[share, insist] = self._expected(plan.prior, plan, plan.tiers, alpha, share, insist, asking)
+                plan.budgets[share, insist] = self._expected(
+                    plan.prior, plan, plan.tiers, alpha, share, insist, asking, None
+                )
             return plan.budgets[share, insist]
         before, tiers = plan.prior, plan.tiers
         if claim is not None:
@@ -220,7 +222,7 @@ class Expectations:
         if matches is not None and context.digits is not None:
             before = digits_given(before, matches, len(context.digits), self.habits)
             tiers = (Tier("digits", matches), *tiers)
-        return self._expected(before, plan, tiers, alpha, share, insist, asking and matches is None)
+        return self._expected(before, plan, tiers, alpha, share, insist, asking and matches is None, matches)
 
     def _expected(
         self,
@@ -231,9 +233,10 @@ class Expectations:
         share: float,
         insist: bool,  # noqa: FBT001 (private, handed through)
         asking: bool,  # noqa: FBT001 (the same)
+        matches: Rows | None,
     ) -> Expected:
-        floor = floor_rate(alpha, before.residents.people)
-        budget = share_out(before, plan.scales, share, floor_fmr=floor, insist=insist)
+        limits = floors(alpha, before.residents.people, matches)
+        budget = share_out(before, plan.scales, share, limits, insist=insist)
         stated = alpha if budget.fpir <= share else min(1.0, budget.fpir + alpha - share)
         return Expected(stated, budget, in_order(tiers, budget), DIGITS if asking else 0)
 

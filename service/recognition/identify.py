@@ -286,7 +286,7 @@ def _told(
         person=first.person if first is not None and decision == "match" else None,
         similarity=best.similarity if best else None,
         posterior=best.posterior if best else None,
-        threshold=float(found.thresholds[0]) if len(found.thresholds) else expected.budget.floor[1],
+        threshold=float(found.thresholds[0]) if len(found.thresholds) else expected.budget.least,
         fpir=expected.fpir,
         candidates=candidates,
         tiers=tuple(Tier(each.tier, each.scored, each.posterior) for each in found.tiers),

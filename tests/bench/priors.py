@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.gallery.index import FlatIndex
-from service.identify.budget import floor_rate, share_out
+from service.identify.budget import floors, share_out
 from service.identify.calibration import Calibration, fit
 from service.identify.cost import cllr, min_cllr
 from service.identify.decision import threshold
@@ -148,8 +148,8 @@ class Bench:
             matches = np.append(matches, row)
         matches = np.unique(matches)
         before = digits_given(here.budget.prior, matches, DIGITS, HABITS)
-        floor = floor_rate(self.alpha, self.size.people)
-        budget = share_out(before, here.budget.scales, self.alpha * ASK_SHARE, floor_fmr=floor, insist=True)
+        limits = floors(self.alpha, self.size.people, matches)
+        budget = share_out(before, here.budget.scales, self.alpha * ASK_SHARE, limits, insist=True)
         tiers = in_order((Tier("digits", matches), *here.tiers), budget)
         return look(budget, Rule(), HABITS, tiers, probe.score_again, probe.search, top=5)
 
@@ -225,7 +225,7 @@ class Bench:
                     claimed(budget.prior, target),
                     budget.scales,
                     self.alpha,
-                    floor_fmr=floor_rate(self.alpha, made.people),
+                    floors(self.alpha, made.people),
                     insist=True,
                 )
                 tiers = [Tier("claim", np.array([target])), *tiers]
@@ -256,7 +256,7 @@ def hard_tiers(
 
     Bound by the same 1:1 floor, and generous otherwise: whoever passes the threshold of the own tier counts as found.
     """
-    floor = floor_rate(alpha, people)
+    floor = floors(alpha, people).fmr
     sizes = [float(np.median([len(each.tiers[0].rows) for each in plans.values()])), 2000.0, float(people)]
     best = 1.0
     for first in np.linspace(0.05, 0.9, 18):

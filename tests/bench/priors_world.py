@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtri
 
-from service.identify.budget import Budget, Scales, floor_rate, share_out
+from service.identify.budget import Budget, Scales, floors, share_out
 from service.identify.calibration import Calibration, deepen, fit
 from service.identify.planner import Tier, in_order
 from service.identify.prior import Habits, Level, prior, recency, residents, unknown_share
@@ -137,8 +137,7 @@ def plan(made: World, device: int, near: Calibration, far: Calibration, alpha: f
     before = prior([own, cell], made.residents, towards, unknown_share(strangers, VISITS, HABITS), HABITS)
     local = np.arange(len(made.lat)) == region
     excess = max(1.0, near.mean_likelihood(), far.mean_likelihood())
-    floor = floor_rate(whole, made.people)
-    budget = share_out(before, Scales(near, far, local, excess), alpha, floor_fmr=floor, insist=True)
+    budget = share_out(before, Scales(near, far, local, excess), alpha, floors(whole, made.people), insist=True)
     living = np.flatnonzero(made.homes == region)
     tiers = [Tier("device", own.rows), Tier("cell", cell.rows), Tier("region", living)]
     return Plan(budget, in_order(tiers, budget))

@@ -4,7 +4,7 @@ import functools
 
 import numpy as np
 
-from service.identify.budget import Scales, floor_rate, share_out
+from service.identify.budget import Scales, floors, share_out
 from service.identify.calibration import fit
 from service.identify.prior import Habits, Level, prior, residents
 
@@ -33,8 +33,7 @@ def history(levels=(VISITS,), unknown=0.3):
 
 
 def shared(prior, alpha, scales_=None, *, insist=True):
-    floor = floor_rate(alpha, prior.residents.people)
-    return share_out(prior, scales_ or scales(), alpha, floor_fmr=floor, insist=insist)
+    return share_out(prior, scales_ or scales(), alpha, floors(alpha, prior.residents.people), insist=insist)
 
 
 def budget(alpha=0.01, **near_and_far):

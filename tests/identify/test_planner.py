@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from service.identify.budget import floors
 from service.identify.planner import ASK_SHARE, Rule, Tier, in_order, look
 from service.identify.prior import digits_given
 from tests.identify.gallery import DEVIATION, EVERYBODY, HABITS, PEOPLE, RESIDENTS, budget, scale, scales, share_out
@@ -132,7 +133,7 @@ def test_digits_are_asked_for_where_they_could_decide():
 def test_digits_decide_within_their_share_of_the_budget():
     before = budget().prior
     with_digits = digits_given(before, np.array([17, 390]), 4, HABITS)
-    second = share_out(with_digits, scales(), 0.01 * ASK_SHARE, floor_fmr=1e-4, insist=True)
+    second = share_out(with_digits, scales(), 0.01 * ASK_SHARE, floors(0.01, PEOPLE, np.array([17, 390])), insist=True)
     found = answer(scores_of(p390=0.42), second, tiers=(Tier("digits", np.array([17, 390])),))
     assert (found.decision, found.rows[0]) == ("match", 390)
     assert found.tiers[0].scored == 2
