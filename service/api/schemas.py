@@ -614,6 +614,17 @@ class VisitOut(BaseModel):
     person: str | None
 
 
+class HabitsOut(BaseModel):
+    """A fitted prior: what it tells of a visit over an even one, in bits, with the parameters before and now."""
+
+    model_config = _example({"bits": 4.2, "bits_before": 3.9, "visits": 812, "habits": {"tau": 30.0, "theta": 5.0}})
+
+    bits: float
+    bits_before: float
+    visits: int
+    habits: dict[str, float]
+
+
 # --- models and health ---
 
 

@@ -92,6 +92,7 @@ galleries: Final = Table(
     Column("dim", Integer, nullable=False),
     Column("revision", BigInteger, nullable=False),
     Column("fpir", Float(53)),
+    Column("habits", _json()),
     Column("attributes", _json(), nullable=False),
     Column("created_at", UtcTime, nullable=False),
     sqlite_autoincrement=True,
@@ -204,8 +205,9 @@ answers: Final = Table(
 
 
 def _add_visits(connection: Connection) -> None:
-    """From version 1 to 2: visits, and the indexes that find people by digits and by device."""
+    """From version 1 to 2: visits, habits, and the indexes that find people by digits and by device."""
     visits.create(connection)
+    connection.exec_driver_sql("ALTER TABLE galleries ADD COLUMN habits JSON")
     for index in people.indexes:
         if index.name in {"people_by_digits", "people_by_device"}:
             index.create(connection)

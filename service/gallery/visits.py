@@ -106,6 +106,18 @@ def place_of(reading: Reading, gallery_pk: int, device: str) -> tuple[str | None
     return (None, None) if row is None else (row.cell, row.region)
 
 
+def devices(reading: Reading, gallery_pk: int, *, limit: int) -> list[str]:
+    """The devices with the most visits."""
+    query = (
+        select(visits.c.device)
+        .where(visits.c.gallery_pk == gallery_pk, visits.c.device.is_not(None))
+        .group_by(visits.c.device)
+        .order_by(func.count().desc(), visits.c.device)
+        .limit(limit)
+    )
+    return [str(device) for device in reading.connection.execute(query).scalars()]
+
+
 def travels(reading: Reading, gallery_pk: int) -> list[tuple[str, str, int]]:
     """How many visits people of each home cell made in each region: (home, region, visits)."""
     query = (

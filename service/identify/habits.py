@@ -85,14 +85,14 @@ class FittedHabits:
 
 def gain(scenes: Sequence[Scene], everybody: Residents, habits: Habits) -> tuple[float, int]:
     """Bits that the history tells of a visit after the cut, and how many such visits there are."""
-    bits, visits = 0.0, 0
+    bits, visits, people = 0.0, 0, max(everybody.people, 1)
     for scene in scenes:
         later = scene.device.rows[scene.device.days < 0]
         if not len(later):
             continue
         levels = [log.level(habits) for log in (scene.device, *scene.cells)]
-        before = prior(levels, everybody, scene.affinity, 0.0, replace(habits, cap=float(everybody.people)))
-        bits += float(np.log2(before.of(later) * everybody.people).sum())
+        before = prior(levels, everybody, scene.affinity, 0.0, replace(habits, cap=float(people)))
+        bits += float(np.log2(before.of(later) * people).sum())
         visits += len(later)
     return (bits / visits if visits else 0.0), visits
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -18,10 +18,12 @@ from numpy.typing import NDArray
 
 from service.gallery import galleries, people, visits
 from service.gallery.catalog import Catalog, Reading
+from service.gallery.records import GalleryRecord
 from service.gallery.schema import EPOCH
 from service.gallery.visits import DaysAtPlace
 from service.identify.budget import Budget, Scales, floors, share_out
 from service.identify.calibration import Calibration
+from service.identify.habits import Log, Scene
 from service.identify.planner import ASK_SHARE, Tier, in_order
 from service.identify.prior import (
     Habits,
@@ -48,6 +50,11 @@ GROWN: Final = 0.05
 
 TRAVELS_KEPT: Final = timedelta(minutes=10)
 """For how long the counts of travels are used; reading them takes a pass over all visits."""
+
+MOST_DEVICES: Final = 50
+"""Devices whose visits habits are fitted to."""
+
+HELD_OUT: Final = 0.2
 
 DIGITS: Final = 4
 """How many digits a visitor is asked for."""
@@ -86,17 +93,20 @@ class Expected:
         budget: everybody's threshold.
         tiers: whom to examine first.
         digits: how many digits may be asked for; 0 where nobody's are kept, or they were given already.
+        habits: parameters of the prior.
     """
 
     fpir: float
     budget: Budget
     tiers: Sequence[Tier]
     digits: int
+    habits: Habits
 
 
 @dataclass(frozen=True, eq=False)
 class _Plan:
     stamp: tuple[int, int, int]
+    habits: Habits
     prior: Prior
     scales: Scales
     tiers: tuple[Tier, ...]
@@ -169,12 +179,12 @@ class Expectations:
     Args:
         catalog: where people and visits are.
         calibration: what cosines mean.
-        habits: parameters of the prior.
+        habits: parameters of the prior, where a gallery has none of its own.
         gravity: parameters of travel.
     """
 
     def __init__(self, catalog: Catalog, calibration: Calibration, habits: Habits, gravity: Gravity) -> None:
-        self.habits = habits
+        self._habits = habits
         self._catalog = catalog
         self._calibration = calibration
         self._excess = max(1.0, calibration.mean_likelihood())
@@ -220,9 +230,27 @@ class Expectations:
         if claim is not None:
             before, tiers = claimed(before, claim), (Tier("claim", np.array([claim])), *tiers)
         if matches is not None and context.digits is not None:
-            before = digits_given(before, matches, len(context.digits), self.habits)
+            before = digits_given(before, matches, len(context.digits), plan.habits)
             tiers = (Tier("digits", matches), *tiers)
         return self._expected(before, plan, tiers, alpha, share, insist, asking and matches is None, matches)
+
+    def scenes(self, gallery_pk: int, *, now: datetime) -> tuple[list[Scene], Residents]:
+        """The visits of the busiest devices, cut so that a fifth of the days of each lies after the cut. Blocks."""
+        with self._catalog.read() as reading:
+            everybody = self._of_gallery(gallery_pk)
+            found: list[Scene] = []
+            for device in visits.devices(reading, gallery_pk, limit=MOST_DEVICES):
+                cell, region = visits.place_of(reading, gallery_pk, device)
+                people_, map_, here = everybody.follow(reading, gallery_pk, self._gravity, region)
+                places = (("device", device), ("cell", cell), ("region", region))
+                seen = [visits.at_place(reading, gallery_pk, kind, name) for kind, name in places if name]  # type: ignore[arg-type]
+                cut = float(np.quantile(seen[0].days, 1 - HELD_OUT))
+                logs = [_log(each, cut) for each in seen]
+                seen_from, totals = self._travelled(reading, gallery_pk, everybody, len(map_.lat), here, now)
+                towards = affinity(map_, here, seen_from, totals, self._gravity)
+                found.append(Scene(logs[0], tuple(logs[1:]), towards))
+            people_, map_, _ = everybody.follow(reading, gallery_pk, self._gravity, None)
+        return [each for each in found if len(each.affinity) == len(people_.population)], people_
 
     def _expected(
         self,
@@ -238,7 +266,7 @@ class Expectations:
         limits = floors(alpha, before.residents.people, matches)
         budget = share_out(before, plan.scales, share, limits, insist=insist)
         stated = alpha if budget.fpir <= share else min(1.0, budget.fpir + alpha - share)
-        return Expected(stated, budget, in_order(tiers, budget), DIGITS if asking else 0)
+        return Expected(stated, budget, in_order(tiers, budget), DIGITS if asking else 0, plan.habits)
 
     def _of_gallery(self, gallery_pk: int) -> _Everybody:
         with self._lock:
@@ -267,17 +295,18 @@ class Expectations:
             if kept is not None and kept.stamp == stamp:
                 self._plans.move_to_end(key)
                 return kept
+        habits = habits_of(galleries.by_pk(reading, gallery_pk), self._habits)
         places = (("device", context.device), ("cell", cell), ("region", region))
         seen = [_NOWHERE if name is None else visits.at_place(reading, gallery_pk, kind, name) for kind, name in places]  # type: ignore[arg-type]
         seen_from, totals = self._travelled(reading, gallery_pk, everybody, len(map_.lat), here, now)
-        levels = [_level(each, day, self.habits) for each in seen]
-        strangers, total = _strangers(seen[0], day, self.habits)
+        levels = [_level(each, day, habits) for each in seen]
+        strangers, total = _strangers(seen[0], day, habits)
         before = prior(
             levels,
             found,
             affinity(map_, here, seen_from, totals, self._gravity),
-            unknown_share(strangers, total, self.habits),
-            self.habits,
+            unknown_share(strangers, total, habits),
+            habits,
         )
         local = np.zeros(len(map_.lat), bool)
         local[here] = here > 0
@@ -287,7 +316,7 @@ class Expectations:
             Tier("cell", levels[1].rows),
             Tier("region", np.union1d(levels[2].rows, living)),
         )
-        plan = _Plan(stamp, before, Scales(self._calibration, self._calibration, local, self._excess), tiers)
+        plan = _Plan(stamp, habits, before, Scales(self._calibration, self._calibration, local, self._excess), tiers)
         with self._lock:
             self._plans[key] = plan
             self._plans.move_to_end(key)
@@ -335,6 +364,17 @@ def _level(seen: DaysAtPlace, day: int, habits: Habits) -> Level:
     np.maximum.at(latest, places, weights)
     counts = np.bincount(places, weights * seen.counts[known], minlength=len(rows)).astype(np.float64)
     return Level(rows, counts, latest)
+
+
+def _log(seen: DaysAtPlace, cut: float) -> Log:
+    """The visits of people at one place, each day of a person's as one visit."""
+    known = seen.rows >= 0
+    return Log(seen.rows[known], cut - seen.days[known].astype(np.float64))
+
+
+def habits_of(gallery: GalleryRecord, default: Habits) -> Habits:
+    """The parameters that were fitted for a gallery, or the default."""
+    return default if gallery.habits is None else replace(default, **gallery.habits)
 
 
 def _strangers(seen: DaysAtPlace, day: int, habits: Habits) -> tuple[float, float]:

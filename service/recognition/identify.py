@@ -246,7 +246,7 @@ def _expected(
         living = (found.rows[0] >= 0) & ~np.isin(found.rows[0], gone)
         return found.rows[0][living], found.scores[0][living]
 
-    found = look(expected.budget, rule, product.expectations.habits, expected.tiers, score, search, top=top)
+    found = look(expected.budget, rule, expected.habits, expected.tiers, score, search, top=top)
     spent = (time.perf_counter() - started) * 1000
     with product.catalog.read() as reading:
         known = by_pks(reading, found.rows.tolist())

@@ -61,6 +61,7 @@ def main() -> None:
     options.add_argument("--strangers", type=int, help="strangers in each arm")
     options.add_argument("--dimension", type=int, action="append", help="only these effective dimensions")
     options.add_argument("--alpha", type=float, action="append", help="only these target rates")
+    options.add_argument("--certainty", type=float, default=0.99, help="least posterior of a match")
     asked = options.parse_args()
     size = QUICK if asked.quick else FULL
     size = replace(
@@ -69,7 +70,7 @@ def main() -> None:
     report = Report("priors")
     for dimension in asked.dimension or DIMENSIONS:
         for alpha in size.alphas:
-            bench = Bench(report, size, dimension, alpha)
+            bench = Bench(report, size, dimension, alpha, Rule(certainty=asked.certainty))
             bench.mated()
             bench.strangers()
     search_time(report, size)
@@ -80,10 +81,11 @@ def main() -> None:
 class Bench:
     """One effective dimension at one target rate."""
 
-    def __init__(self, report: Report, size: Size, dimension: int, alpha: float) -> None:
+    def __init__(self, report: Report, size: Size, dimension: int, alpha: float, rule: Rule) -> None:
         note(f"d = {dimension}, alpha = {alpha:g} ...")
         self.report, self.size, self.dimension, self.alpha = report, size, dimension, alpha
-        self.told = {"d_eff": dimension, "alpha": alpha, "people": size.people}
+        self.rule = rule
+        self.told = {"d_eff": dimension, "alpha": alpha, "people": size.people, "certainty": rule.certainty}
         self.random = np.random.default_rng(dimension)
         self.pairs = int(60 * size.people / alpha)
         self.world = world(size.people, size.regions, size.devices)
@@ -112,7 +114,7 @@ class Bench:
         for device, row in zip(devices.tolist(), visitors.tolist(), strict=True):
             here = self.plans[device]
             probe = Scorer(self.world, self.random, self.dimension, row, NOBODY, 0.0)
-            found = look(here.budget, Rule(), HABITS, here.tiers, probe.score, probe.search, top=5)
+            found = look(here.budget, self.rule, HABITS, here.tiers, probe.score, probe.search, top=5)
             missed.append(not right(found, row))
             missed_plain.append(probe.mated < plain)
             missed_digits.append(not right(self.twice(device, row, probe.mated), row))
@@ -140,7 +142,9 @@ class Bench:
         here, random = self.asking[device], self.random
         probe = Scorer(self.world, random, self.dimension, row, NOBODY, 0.0)
         probe.mated = mated
-        found = look(here.budget, Rule(digits=DIGITS), HABITS, here.tiers, probe.score, probe.search, top=5)
+        found = look(
+            here.budget, replace(self.rule, digits=DIGITS), HABITS, here.tiers, probe.score, probe.search, top=5
+        )
         if found.decision != "ask":
             return found
         matches = random.integers(0, self.size.people, random.poisson(self.size.people * 10.0**-DIGITS))
@@ -151,7 +155,7 @@ class Bench:
         limits = floors(self.alpha, self.size.people, matches)
         budget = share_out(before, here.budget.scales, self.alpha * ASK_SHARE, limits, insist=True)
         tiers = in_order((Tier("digits", matches), *here.tiers), budget)
-        return look(budget, Rule(), HABITS, tiers, probe.score_again, probe.search, top=5)
+        return look(budget, self.rule, HABITS, tiers, probe.score_again, probe.search, top=5)
 
     def ratio(self, figure: str, over: NDArray[np.bool_], under: NDArray[np.bool_], more: dict[str, object]) -> None:
         """The ratio of two rates of misses of the same searches, with a 95 % interval by bootstrap."""
@@ -181,7 +185,7 @@ class Bench:
             "wrong homes": lambda: self.taken(self.world, self.planned(wrong_homes(self.world), self.alpha)),
             "drift": lambda: self.taken(changed, self.plans),
             "look-alikes": lambda: self.taken(self.world, self.planned(self.world, self.alpha, near=alike), shift=True),
-            "look-alikes, safe": lambda: self.taken(self.world, self.plans, shift=True, rule=Rule(safe=True)),
+            "look-alikes, safe": lambda: self.taken(self.world, self.plans, shift=True, safe=True),
             "spoofed claim": lambda: self.taken(self.world, self.plans, claims=True),
             "digits": self.taken_twice,
         }
@@ -209,7 +213,7 @@ class Bench:
         *,
         shift: bool = False,
         claims: bool = False,
-        rule: Rule = Rule(),  # noqa: B008 (frozen)
+        safe: bool = False,
     ) -> float:
         """The share of strangers who are taken for somebody."""
         wrong = 0
@@ -229,7 +233,7 @@ class Bench:
                     insist=True,
                 )
                 tiers = [Tier("claim", np.array([target])), *tiers]
-            found = look(budget, rule, HABITS, tiers, probe.score, probe.search, top=5)
+            found = look(budget, replace(self.rule, safe=safe), HABITS, tiers, probe.score, probe.search, top=5)
             wrong += found.decision == "match"
         return wrong / self.size.strangers
 

@@ -109,6 +109,7 @@ def test_a_catalog_of_the_first_version_is_brought_forward(tmp_path):
         kept = galleries.create(tx, "staff", model="m", model_digest="d", dim=4)
         for statement in (
             "DROP TABLE visits",
+            "ALTER TABLE galleries DROP COLUMN habits",
             "DROP INDEX people_by_digits",
             "DROP INDEX people_by_device",
             "UPDATE meta SET value = '1' WHERE name = 'schema_version'",
@@ -119,3 +120,17 @@ def test_a_catalog_of_the_first_version_is_brought_forward(tmp_path):
     recorded(again, kept, visit(None))
     assert read(again, kept) == [(-1, DAY, 1)]
     again.close()
+
+
+def test_the_busiest_devices_come_first(catalog, gallery, staff):
+    recorded(
+        catalog,
+        gallery,
+        visit(None, device="b"),
+        visit(None, device="a"),
+        visit(None, device="b"),
+        visit(None, device=None),
+    )
+    with catalog.read() as reading:
+        assert visits.devices(reading, gallery.pk, limit=5) == ["b", "a"]
+        assert visits.devices(reading, gallery.pk, limit=1) == ["b"]

@@ -120,7 +120,7 @@ def test_digits_lower_the_floor_of_those_they_vouch_for_alone():
     sure = digits_given(even(big, HABITS), np.array([5]), 4, HABITS)
     found = share_out(sure, scales(), 0.3, floors(0.3, 200_001, np.array([5])), insist=True)
     assert found.thresholds(np.array([5]))[0] == pytest.approx(scale().threshold(VOUCHED_FMR))
-    assert found.thresholds(np.array([6]))[0] >= scale().threshold(scale().least_fmr) - 1e-9
+    assert found.thresholds(np.array([6]))[0] > found.thresholds(np.array([5]))[0] + 0.03
 
 
 def test_with_the_floor_of_a_face_alone_digits_could_not_help_whom_it_stops():
