@@ -14,7 +14,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +26,7 @@ from service.identify.decision import threshold
 from service.identify.planner import ASK_SHARE, Found, Rule, Score, Search, Tier, in_order, look
 from service.identify.prior import claimed, digits_given
 from tests.bench.lfw import TRAINING_FOLDS, all_pairs
-from tests.bench.lfw_data import SAME_PERSON, load_lfw, person_of
+from tests.bench.lfw_data import SAME_PERSON, Lfw, load_lfw, person_of
 from tests.bench.loop import Loop
 from tests.bench.priors_world import HABITS, REGULARS, Plan, Scorer, World, calibrations, plan, world
 from tests.bench.report import Report, fresh_settings, note, parser
@@ -67,14 +66,16 @@ def main() -> None:
     size = replace(
         size, strangers=asked.strangers or size.strangers, alphas=tuple(asked.alpha) if asked.alpha else size.alphas
     )
+    lfw = load_lfw(asked.data)
     report = Report("priors")
+    calibration_loss(report, lfw, quick=asked.quick)
+    del lfw
     for dimension in asked.dimension or DIMENSIONS:
         for alpha in size.alphas:
             bench = Bench(report, size, dimension, alpha, Rule(certainty=asked.certainty))
             bench.mated()
             bench.strangers()
     search_time(report, size)
-    calibration_loss(report, asked.data, quick=asked.quick)
     report.table()
 
 
@@ -345,9 +346,8 @@ def over(index: FlatIndex, probe: NDArray[np.float32]) -> tuple[Score, Search]:
     return lambda rows: index.score(probe, rows)[0], search
 
 
-def calibration_loss(report: Report, data: Path | None, *, quick: bool) -> None:
+def calibration_loss(report: Report, lfw: Lfw, *, quick: bool) -> None:
     """Cllr less minCllr on people whom the calibration has not seen: LFW folds 8 to 10."""
-    lfw = load_lfw(data)
     folds = lfw.folds_of_people()
     names = sorted({name for pair in lfw.pairs for name in (pair.a, pair.b)})
     if quick:
