@@ -41,7 +41,7 @@ TAIL_SHARE: Final = 1e-3
 CELLS: Final = 100
 """Cells of the body in which either class is equally frequent."""
 
-TAIL_KNOTS: Final = 48
+TAIL_KNOTS: Final = 96
 MATES_KEPT: Final = 201
 """Quantiles of the mated cosines that are kept, so that a gallery can be calibrated on impostors of its own."""
 
@@ -333,7 +333,10 @@ def _body(mates: Numbers, ordered: Scores, start: float) -> tuple[Numbers, Numbe
 
 def _curve(middles: Numbers, body: Numbers, mates: Numbers, tail: Tail, limits: Calibration) -> tuple[Numbers, Numbers]:
     """Knots of the LLR: the body's, and above it the density of the mates over that of the tail."""
-    above = np.linspace(tail.start, limits.thresholds[-1], TAIL_KNOTS)
+    # The curve goes on beyond the strictest threshold, up to the ceiling: cut off there, a clear face of somebody whom
+    # nothing speaks for could never be certain enough in a large gallery.
+    end = max(limits.thresholds[-1], float(np.quantile(mates, 0.95)))
+    above = np.linspace(tail.start, end, TAIL_KNOTS)
     with np.errstate(divide="ignore"):
         beyond = np.log(_density(mates, above)) - np.log(tail.density(above))
     knots = np.concatenate([middles, above])

@@ -179,3 +179,11 @@ def test_a_far_end_that_begins_beyond_the_calibration_is_refused(calibration, pl
         deepen(calibration, np.linspace(0.6, 0.7, 200), 2_000_000_000)
     with pytest.raises(ValueError, match="do not continue"):
         deepen(plain, np.linspace(0.3, 0.7, 20_000), 2_000_000_000)
+
+
+def test_the_curve_goes_on_beyond_the_strictest_threshold_up_to_the_ceiling(deep):
+    """Cut off at the threshold, the face of somebody whom nothing speaks for could never outweigh the unknown."""
+    strictest = deep.thresholds[-1]
+    assert deep.llr(strictest + 0.05) > deep.llr(strictest) + 1
+    assert deep.llr(0.9) == pytest.approx(deep.llr_ceiling)
+    assert deep.score(deep.llr_ceiling) == strictest
