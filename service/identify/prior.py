@@ -242,26 +242,6 @@ def digits_given(before: Prior, matches: Rows, digits: int, habits: Habits) -> P
     return replace(opened, unknown=float(unknown / total), named=named / total, others=others / total)
 
 
-def observed(before: Prior, rows: Rows, factors: Numbers, power: float = 1.0) -> Prior:
-    """The prior once something was observed beside the face, such as a height.
-
-    Each factor is p(observed | stored) / p(observed), 1 where nothing is stored; it is bounded to [1/e, e], so that no
-    attribute excludes anybody. What somebody else has stored changes nothing for the others but the renormalising.
-
-    Args:
-        before: without the observation.
-        rows: people whose stored attribute has a say, unique and rising, (m,).
-        factors: theirs, positive, (m,).
-        power: under 1 for what was guessed from the same face and so tells less than it seems to.
-    """
-    opened = _naming(before, rows)
-    named = opened.named.copy()
-    named[np.searchsorted(opened.rows, rows)] *= np.exp(np.clip(power * np.log(factors), -1.0, 1.0))
-    total = before.unknown + named.sum() + opened.counts @ opened.others
-    scale = (before.unknown + before.enrolled) / total
-    return replace(opened, unknown=before.unknown * scale, named=named * scale, others=opened.others * scale)
-
-
 def _naming(before: Prior, rows: Rows) -> Prior:
     """The same prior with further people named one by one."""
     more = np.setdiff1d(rows, before.rows)

@@ -9,7 +9,6 @@ from service.identify.prior import (
     claimed,
     digits_given,
     even,
-    observed,
     prior,
     recency,
     residents,
@@ -148,7 +147,7 @@ def test_digits_that_nobody_has_leave_a_stranger():
     assert after.unknown > 0.9
 
 
-# --- claims and attributes ---
+# --- claims ---
 
 
 def test_a_claim_is_believed_by_half():
@@ -158,21 +157,6 @@ def test_a_claim_is_believed_by_half():
     assert after.of(np.array([2]))[0] == pytest.approx(before.of(np.array([2]))[0] / 2)
     assert after.enrolled == pytest.approx(before.enrolled)
     assert after.unknown == before.unknown
-
-
-def test_an_observation_multiplies_odds_within_bounds():
-    before = prior([level({2: [1.0]})], RESIDENTS, AFFINITY, 0.3, HABITS)
-    after = observed(before, np.array([2, 4, 7]), np.array([2.0, 100.0, 0.001]))
-    ratio = (after.of(EVERYBODY) / after.unknown) / (before.of(EVERYBODY) / before.unknown)
-    np.testing.assert_allclose(ratio, [1, 1, 2, 1, np.e, 1, 1, 1 / np.e])
-    assert after.enrolled + after.unknown == pytest.approx(before.enrolled + before.unknown)
-
-
-def test_what_was_guessed_from_the_face_counts_by_a_power():
-    before = even(RESIDENTS, HABITS)
-    after = observed(before, np.array([4]), np.array([2.0]), power=0.3)
-    ratio = (after.of(np.array([4]))[0] / after.unknown) / (before.of(np.array([4]))[0] / before.unknown)
-    assert ratio == pytest.approx(2**0.3)
 
 
 def test_an_empty_gallery_has_a_prior_too():
