@@ -52,7 +52,7 @@ class Size:
 
 
 FULL = Size(1_000_000, 400, 4_000, 100, 6_000, 12_000, (1e-3, 3e-3), (100_000, 1_000_000))
-QUICK = Size(50_000, 40, 400, 30, 1_500, 1_500, (3e-3,), (10_000, 50_000))
+QUICK = Size(50_000, 40, 400, 12, 600, 300, (3e-3,), (10_000, 50_000))
 
 
 def main() -> None:
@@ -70,7 +70,7 @@ def main() -> None:
     report = Report("priors")
     calibration_loss(report, lfw, quick=asked.quick)
     del lfw
-    for dimension in asked.dimension or DIMENSIONS:
+    for dimension in asked.dimension or (DIMENSIONS[:1] if asked.quick else DIMENSIONS):
         for alpha in size.alphas:
             bench = Bench(report, size, dimension, alpha, Rule(certainty=asked.certainty))
             bench.mated()
