@@ -16,7 +16,7 @@ from typing import Final
 from fastapi import FastAPI
 
 from service import __version__
-from service.api import documentation, faces, galleries, operation, people, problems
+from service.api import documentation, faces, galleries, operation, people, problems, visits
 from service.api.access import Access
 from service.api.metrics import Metrics
 from service.api.middleware import Envelope, OwnNames
@@ -29,9 +29,14 @@ from service.gallery.galleries import page
 from service.gallery.idempotency import Claims
 from service.gallery.views import Views
 from service.identify.fusion import fuse
+from service.identify.prior import Habits
+from service.identify.travel import Gravity
+from service.recognition.asked import Asked
+from service.recognition.expectations import Expectations
 from service.recognition.forget import forget_expired
 from service.recognition.known import KnownGalleries
 from service.recognition.product import Policy, Product, calibration_of
+from service.recognition.visits import forget_old
 from service.settings import Settings, SettingsError
 from service.vision.choice import Chosen, choose
 from service.vision.encode import Encoder
@@ -72,7 +77,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.settings = settings
     app.state.metrics = Metrics()
     problems.install(app)
-    for part in (galleries, people, faces, operation):
+    for part in (galleries, people, faces, visits, operation):
         app.include_router(part.router)
     documentation.complete(app)
     if is_loopback(settings.host):
@@ -125,13 +130,16 @@ async def _open(app: FastAPI, settings: Settings, stack: AsyncExitStack) -> Prod
             workers=streams,
         )
     )
+    calibration = calibration_of(recognition.manifest)
     product = Product(
         model=recognition.manifest,
-        calibration=calibration_of(recognition.manifest),
+        calibration=calibration,
         reader=seen,
         catalog=catalog,
         views=views,
         known=KnownGalleries(),
+        expectations=Expectations(catalog, calibration, Habits(), Gravity()),
+        asked=Asked(),
         claims=Claims(),
         storage=storage,
         writing=writing,
@@ -141,6 +149,8 @@ async def _open(app: FastAPI, settings: Settings, stack: AsyncExitStack) -> Prod
             min_quality=settings.min_quality,
             fpir=settings.fpir,
             fmr=settings.fmr,
+            certainty=settings.certainty,
+            visit_days=settings.visit_days,
         ),
     )
     await asyncio.to_thread(_open_views, product)
@@ -211,8 +221,9 @@ async def _forget_expired(product: Product) -> None:
     while True:
         try:
             await forget_expired(product)
+            await forget_old(product)
         except VultusError as error:
-            log.warning("people whose time has passed could not be forgotten: %s", error.detail)
+            log.warning("people or visits whose time has passed could not be forgotten: %s", error.detail)
         await asyncio.sleep(EXPIRY_SECONDS)
 
 

@@ -94,6 +94,12 @@ class OverloadedError(VultusError):
         self.retry_after = retry_after
 
 
+class DigitsLockedError(OverloadedError):
+    """Wrong digits were given too often in a row."""
+
+    code, title = "digits_locked", "Digits were wrong too often"
+
+
 class IdempotencyConflictError(VultusError):
     """An Idempotency-Key came again with another request."""
 
@@ -218,6 +224,12 @@ class FaceNotFoundError(NotFoundError):
     """The person has no face of this id."""
 
     code, title = "face_not_found", "There is no such face"
+
+
+class AnswerNotFoundError(NotFoundError):
+    """No earlier answer of this id waits for digits, or its time is over."""
+
+    code, title = "answer_not_found", "There is no such answer"
 
 
 class ModelNotFoundError(NotFoundError):

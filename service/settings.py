@@ -57,6 +57,10 @@ class Settings(BaseSettings):
     min_quality: Annotated[float, Field(ge=0, le=1, description="quality under which enrolment refuses")] = 0.3
     fpir: Annotated[float, Field(gt=0, lt=1, description="target false-positive identification rate")] = 0.003
     fmr: Annotated[float, Field(gt=0, lt=1, description="target false-match rate of verify")] = 1e-5
+    certainty: Annotated[
+        float, Field(gt=0, lt=1, description="least posterior of a match where a context has a say")
+    ] = 0.99
+    visit_days: Annotated[int, Field(ge=1, le=3650, description="days for which a confirmed visit is kept")] = 400
     snapshot_every: Annotated[int, Field(ge=1, description="revisions after which a snapshot is written")] = 5_000
     key: Annotated[str, Field(repr=False, description="API key that the command line sends to a service")] = ""
     log_level: Annotated[Literal["debug", "info", "warning", "error"], Field(description="least level logged")] = "info"

@@ -11,8 +11,10 @@ from service.settings import SettingsError
 from tests.conftest import MEMBERS
 
 CODES = {
+    "answer_not_found": (404, "AnswerNotFoundError"),
     "calibration_impossible": (422, "CalibrationError"),
     "data_folder_in_use": (503, "DataFolderInUseError"),
+    "digits_locked": (429, "DigitsLockedError"),
     "duplicate_photo": (422, "DuplicatePhotoError"),
     "engine_absent": (503, "EngineAbsentError"),
     "engine_unusable": (503, "EngineError"),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from datetime import UTC, datetime
+
 from fastapi import APIRouter, Depends, Request
 
 from service.api import render, uploads
@@ -9,21 +12,23 @@ from service.api.access import Access, needs
 from service.api.dependencies import MetricsDep, ProductDep
 from service.api.problems import described
 from service.api.schemas import (
+    Context,
     DetectionOut,
     EmbeddingOut,
     Id,
     IdentificationOut,
     IdentifyJson,
     PhotoJson,
-    Point,
     VerificationOut,
     VerifyPersonJson,
     VerifyPhotosJson,
+    cell_of_place,
 )
 from service.errors import InvalidRequestError
-from service.recognition.identify import identify
-from service.recognition.regions import cell_at, cell_of
+from service.recognition.expectations import Context as Known
+from service.recognition.identify import NOTHING_KNOWN, identify
 from service.recognition.verify import verify_person, verify_photos
+from service.recognition.visits import checked_time
 
 router = APIRouter(prefix="/v1", tags=["faces"])
 
@@ -33,6 +38,7 @@ PHOTO_ERRORS = described(400, 401, 403, 413, 415, 422, 429)
 @router.post(
     "/galleries/{gallery}/identify",
     responses={**PHOTO_ERRORS, **described(404, 409)},
+    response_model_exclude_unset=True,
     openapi_extra=uploads.described(IdentifyJson, ["photo"]),
     dependencies=[Depends(needs("identify"))],
 )
@@ -40,29 +46,53 @@ async def identify_faces(product: ProductDep, metrics: MetricsDep, request: Requ
     """Say whose faces a photo shows, each with its probability, at the target false-positive rate `fpir`."""
     upload = await uploads.read_upload(request, "photo")
     body = upload.model(IdentifyJson)
-    if (body.embedding is None) == ("photo" not in upload.photos):
-        raise InvalidRequestError("send exactly one of photo and embedding")
-    if body.context is not None:
-        _checked_region(body.context.region)
-    embedding = photo = None
-    if body.embedding is not None:
+    context = _context(body.context)
+    claims = body.context.claims if body.context else None
+    again = claims.answer if claims else None
+    if (body.embedding is not None) + ("photo" in upload.photos) + (again is not None) != 1:
+        raise InvalidRequestError("send exactly one of photo, embedding and an earlier answer")
+    photo = embedding = seen = None
+    if again is not None:
+        pending = product.asked.take(gallery, again)
+        embedding, seen = pending.probe, pending.seen
+        context = replace(pending.context, digits=context.digits)
+    elif body.embedding is not None:
         access: Access = request.app.state.access
         await access.caller(request.headers.get("authorization", ""), "embed")
         embedding = uploads.embedding_from(body.embedding, product.model.dim)
     else:
         photo = upload.one("photo")
-    done = await identify(product, gallery, photo, embedding, fpir=body.fpir, top=body.top)
+    done = await identify(
+        product,
+        gallery,
+        photo,
+        embedding,
+        seen=seen,
+        fpir=body.fpir,
+        top=body.top,
+        context=context if body.prior == "on" else NOTHING_KNOWN,
+        certainty=body.certainty,
+        safe=body.safe,
+    )
     for face in done.faces:
         metrics.decisions.labels(gallery, face.decision).inc()
         metrics.search.observe(face.search_ms / 1000)
+        metrics.examined.labels(face.tiers[-1].tier if face.tiers else "none").inc()
+        if face.decision == "match":
+            metrics.prior.observe(face.candidates[0].prior_log_odds)
     return render.identification(done, product.model.name)
 
 
-def _checked_region(region: str | Point | None) -> None:
-    if isinstance(region, Point):
-        cell_at(region.lat, region.lon)
-    elif region is not None:
-        cell_of(region)
+def _context(given: Context | None) -> Known:
+    if given is None:
+        return NOTHING_KNOWN
+    return Known(
+        device=given.device,
+        cell=cell_of_place(given.region),
+        at=None if given.time is None else checked_time(given.time, datetime.now(UTC)),
+        person=given.claims.person if given.claims else None,
+        digits=given.claims.digits if given.claims else None,
+    )
 
 
 @router.post(

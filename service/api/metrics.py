@@ -24,6 +24,15 @@ class Metrics:
         self.decisions = Counter(
             "vultus_decisions_total", "Faces identified.", ["gallery", "decision"], registry=self.registry
         )
+        self.prior = Histogram(
+            "vultus_prior_log_odds",
+            "Log odds of whoever was found, before the face was compared.",
+            buckets=(-16, -14, -12, -10, -8, -6, -4, -2, 0),
+            registry=self.registry,
+        )
+        self.examined = Counter(
+            "vultus_last_tier_total", "Faces identified, by the last tier examined.", ["tier"], registry=self.registry
+        )
         self.faces = Counter("vultus_faces_enrolled_total", "Faces kept.", ["gallery"], registry=self.registry)
         self.waiting = Gauge(
             "vultus_waiting", "Photos or faces waiting for a model.", ["stage"], registry=self.registry

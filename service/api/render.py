@@ -109,6 +109,10 @@ def identification(done: Identification, model: str) -> IdentificationOut:
 
 def _identified(item: Identified) -> IdentifiedOut:
     answer = IdentifiedOut(
+        box=None,
+        landmarks=None,
+        score=None,
+        quality=None,
         decision=item.decision,
         person=item.person,
         similarity=item.similarity,
@@ -129,6 +133,10 @@ def _identified(item: Identified) -> IdentifiedOut:
             tiers=[TierOut(tier=tier.tier, scored=tier.scored, posterior=tier.posterior) for tier in item.tiers],
         ),
     )
+    if item.words is not None:
+        answer.trace.words = item.words
+    if item.answer is not None:
+        answer.answer = item.answer
     if item.seen is not None:
         found = seen(item.seen)
         answer.box, answer.landmarks, answer.score = found.box, found.landmarks, found.score

@@ -6,9 +6,10 @@ import json
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from service.recognition.ids import valid_id
+from service.recognition.regions import cell_at, cell_of
 
 Id = Annotated[str, AfterValidator(valid_id)]
 """An identifier of a gallery or a person."""
@@ -48,6 +49,19 @@ def _storable(value: dict[str, Any]) -> dict[str, Any]:
 
 
 FreeJson = Annotated[dict[str, Any], AfterValidator(_storable)]
+
+
+def _in_utc(value: datetime) -> datetime:
+    if value.tzinfo is None:
+        raise ValueError("a time needs its zone, as in 2027-01-31T00:00:00Z")
+    try:
+        return value.astimezone(UTC)
+    except OverflowError as error:
+        raise ValueError("a time lies in the years 1 to 9999") from error
+
+
+Moment = Annotated[datetime, AfterValidator(_in_utc)]
+"""A time with its zone."""
 
 
 class Problem(BaseModel):
@@ -161,6 +175,21 @@ class Point(BaseModel):
     lon: float
 
 
+Place = Annotated[str, Field(max_length=32)] | Point
+"""An H3 cell, or a point."""
+
+
+def cell_of_place(place: str | Point | None) -> str | None:
+    """The H3 cell of a place.
+
+    Raises:
+        InvalidRequestError: there is no such place.
+    """
+    if place is None:
+        return None
+    return cell_at(place.lat, place.lon) if isinstance(place, Point) else cell_of(place)
+
+
 Digits = Annotated[str, Field(pattern="^[0-9]{2,8}$", description="last digits of the phone; kept as a keyed hash")]
 
 
@@ -175,19 +204,7 @@ class PersonIn(BaseModel):
     digits: Digits | None = None
     attributes: FreeJson = Field(default_factory=dict)
     consent: FreeJson | None = None
-    expires_at: datetime | None = None
-
-    @field_validator("expires_at")
-    @classmethod
-    def _with_zone(cls, value: datetime | None) -> datetime | None:
-        if value is None:
-            return None
-        if value.tzinfo is None:
-            raise ValueError("a time needs its zone, as in 2027-01-31T00:00:00Z")
-        try:
-            return value.astimezone(UTC)
-        except OverflowError as error:
-            raise ValueError("a time lies in the years 1 to 9999") from error
+    expires_at: Moment | None = None
 
 
 class PersonPatch(PersonIn):
@@ -428,6 +445,9 @@ class Claims(BaseModel):
 
     person: Id | None = None
     digits: Digits | None = None
+    answer: Annotated[str, Field(max_length=64, description="`answer` of the face whose digits these are")] | None = (
+        None
+    )
 
 
 class Context(BaseModel):
@@ -436,14 +456,14 @@ class Context(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     device: Id | None = None
-    region: Annotated[str, Field(max_length=32)] | Point | None = None
-    time: datetime | None = None
+    region: Place | None = None
+    time: Moment | None = None
     observed: FreeJson | None = None
     claims: Claims | None = None
 
 
 class IdentifyJson(BaseModel):
-    """An identify request as JSON; exactly one of `photo` and `embedding`."""
+    """An identify request as JSON: exactly one of `photo` and `embedding`, or an earlier answer in `context.claims`."""
 
     model_config = _example({"photo": "/9j/4AAQSkZJRg...", "context": {"device": "gate-7"}, "top": 3})
 
@@ -453,6 +473,8 @@ class IdentifyJson(BaseModel):
     fpir: Rate | None = None
     top: Annotated[int, Field(ge=1, le=100)] = 5
     prior: Literal["on", "off"] = "on"
+    certainty: Annotated[Rate, Field(description="least posterior of a match, where a context has a say")] | None = None
+    safe: Annotated[bool, Field(description="accept on an e-value, however much alike neighbours look")] = False
 
 
 class CandidateOut(BaseModel):
@@ -477,10 +499,14 @@ class TraceOut(BaseModel):
 
     scored: int
     tiers: list[TierOut]
+    words: str | None = None
 
 
 class IdentifiedOut(BaseModel):
-    """The answer about one face; box, landmarks, score and quality are missing for a probe given as an embedding."""
+    """The answer about one face; box, landmarks, score and quality are missing for a probe given as an embedding.
+
+    Where the decision is `ask`, `answer` is what to send back in `context.claims` together with the digits.
+    """
 
     box: BoxOut | None = None
     landmarks: list[tuple[float, float]] | None = None
@@ -494,6 +520,7 @@ class IdentifiedOut(BaseModel):
     fpir: float
     candidates: list[CandidateOut]
     trace: TraceOut
+    answer: str | None = None
 
 
 class IdentificationOut(BaseModel):
@@ -561,6 +588,41 @@ class VerificationOut(BaseModel):
     threshold: float
     fmr: float
     faces: list[SeenOut]
+
+
+# --- visits ---
+
+
+class VisitIn(BaseModel):
+    """A visit that something other than the face has confirmed; `person` is null for a confirmed stranger."""
+
+    model_config = _example({"person": "anna", "device": "gate-7", "confirmed_by": "card"})
+
+    person: Id | None
+    device: Id | None = None
+    region: Place | None = None
+    time: Moment | None = None
+    confirmed_by: Annotated[str, Field(pattern="^[a-z0-9_-]{1,64}$", description="what vouches for it")]
+
+
+class VisitOut(BaseModel):
+    """A visit that was recorded."""
+
+    model_config = _example({"visit": "v_17", "person": "anna"})
+
+    visit: str
+    person: str | None
+
+
+class HabitsOut(BaseModel):
+    """A fitted prior: what it tells of a visit over an even one, in bits, with the parameters before and now."""
+
+    model_config = _example({"bits": 4.2, "bits_before": 3.9, "visits": 812, "habits": {"tau": 30.0, "theta": 5.0}})
+
+    bits: float
+    bits_before: float
+    visits: int
+    habits: dict[str, float]
 
 
 # --- models and health ---

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -19,6 +20,13 @@ Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 """A SHA-256 digest in lower-case hexadecimal."""
 
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+
+
+CALIBRATION_TABLES = (
+    *("fmr", "thresholds", "fnmr", "thresholds_low", "thresholds_high"),
+    *("knots", "llrs", "tail", "mates"),
+)
+"""Members of a calibration that are lists of numbers."""
 
 
 class _Record(BaseModel):
@@ -94,7 +102,10 @@ class Sample(_Record):
 
 
 class CalibrationRecord(_Record):
-    """What raw cosines mean, measured on labelled pairs; `service.identify.calibration` gives the definitions."""
+    """What raw cosines mean, measured on labelled pairs; `service.identify.calibration` gives the definitions.
+
+    The members after `fnmr` are those of a calibration on many pairs; without them the LLR is linear in the cosine.
+    """
 
     data: str
     date: str
@@ -108,11 +119,25 @@ class CalibrationRecord(_Record):
     fmr: tuple[float, ...]
     thresholds: tuple[float, ...]
     fnmr: tuple[float, ...]
+    thresholds_low: tuple[float, ...] = ()
+    thresholds_high: tuple[float, ...] = ()
+    knots: tuple[float, ...] = ()
+    llrs: tuple[float, ...] = ()
+    tail: tuple[float, ...] = ()
+    quality_slope: float = 0.0
+    quality_centre: float = 0.0
+    mates: tuple[float, ...] = ()
+    cllr: float | None = None
+    min_cllr: float | None = None
 
     @model_validator(mode="after")
     def _tables_fit(self) -> Self:
         if not len(self.fmr) == len(self.thresholds) == len(self.fnmr) >= 2:
             raise ValueError("fmr, thresholds and fnmr must have the same length, two or more")
+        if len(self.knots) != len(self.llrs) or len(self.knots) == 1:
+            raise ValueError("knots and llrs must have the same length, none or two and more")
+        if any(later < sooner for line in (self.thresholds, self.knots, self.llrs) for sooner, later in pairwise(line)):
+            raise ValueError("thresholds, knots and llrs must rise")
         return self
 
 
@@ -175,7 +200,7 @@ def manifest_text(manifest: Manifest) -> str:
     """The manifest as it is committed: indented, members that hold nothing left out, one line a table."""
     document = manifest.model_dump(mode="json", exclude_none=True)
     text = json.dumps(document, indent=2, ensure_ascii=False)
-    for table in ("fmr", "thresholds", "fnmr", "shape"):
+    for table in (*CALIBRATION_TABLES, "shape"):
         text = _on_one_line(text, table)
     return text + "\n"
 

@@ -19,6 +19,7 @@ from service.cli import (
     enroll,
     forget,
     galleries,
+    habits,
     identify,
     keys,
     models,
@@ -65,6 +66,7 @@ app.command("verify")(verify.verify)
 app.command("forget")(forget.forget)
 app.add_typer(models.app, name="models")
 app.command("calibrate")(calibrate.calibrate)
+app.command("habits")(habits.habits)
 app.add_typer(keys.app, name="keys")
 app.command("doctor")(doctor.doctor)
 

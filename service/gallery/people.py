@@ -13,7 +13,7 @@ from sqlalchemy import bindparam, insert, select, update
 from service.errors import PersonNotFoundError
 from service.gallery.catalog import Reading, WriteTransaction
 from service.gallery.records import Page, PersonChanges, PersonFields, PersonRecord, columns
-from service.gallery.schema import people
+from service.gallery.schema import departures, people
 
 COLUMNS = columns(people, PersonRecord)
 FIND = select(*COLUMNS).where(people.c.gallery_pk == bindparam("its_gallery"), people.c.person == bindparam("its_id"))
@@ -107,28 +107,29 @@ def get(reading: Reading, gallery_pk: int, person: str) -> PersonRecord:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """What a search needs to know of somebody: the caller's id, and how long the person may be found."""
+class Indexed:
+    """What a search needs to know of somebody: the caller's id, how long the person may be found, digits' hash."""
 
     person: str
     expires_at: datetime | None
+    digits: str | None
 
     def expired(self, now: datetime) -> bool:
         """Tell whether the person must no longer be found at `now`."""
         return self.expires_at is not None and self.expires_at <= now
 
 
-def by_pks(reading: Reading, pks: Sequence[int]) -> dict[int, Found]:
+def by_pks(reading: Reading, pks: Sequence[int]) -> dict[int, Indexed]:
     """Return who stands behind index rows, in one query; those forgotten meanwhile are missing.
 
-    Expired people are among them: `Found.expired` tells.
+    Expired people are among them: `Indexed.expired` tells.
 
     Args:
         reading: the transaction.
         pks: at most some thousands.
     """
-    query = select(people.c.pk, people.c.person, people.c.expires_at).where(people.c.pk.in_(pks))
-    return {pk: Found(person, expires_at) for pk, person, expires_at in reading.connection.execute(query)}
+    query = select(people.c.pk, people.c.person, people.c.expires_at, people.c.digits).where(people.c.pk.in_(pks))
+    return {pk: Indexed(*facts) for pk, *facts in reading.connection.execute(query)}
 
 
 def page(reading: Reading, gallery_pk: int, *, after: str | None = None, limit: int = 100) -> Page[PersonRecord]:
@@ -156,3 +157,44 @@ def expired(reading: Reading, *, at: datetime, limit: int = 1000) -> tuple[Perso
 def _refuse_plain(digits: str | None) -> None:
     if digits is not None and not HASHED.fullmatch(digits):
         raise ValueError("digits are kept as a keyed hash only; see Catalog.digits_hash")
+
+
+# --- what the prior asks ---
+
+
+def homes_since(reading: Reading, gallery_pk: int, after: int) -> list[tuple[int, str | None, bool]]:
+    """Everybody who changed after a revision: key, home cell, and whether there is a face to find them by."""
+    query = select(people.c.pk, people.c.region, people.c.fused.is_not(None)).where(
+        people.c.gallery_pk == gallery_pk, people.c.revision > after
+    )
+    return [(int(pk), region, bool(found)) for pk, region, found in reading.connection.execute(query)]
+
+
+def left_since(reading: Reading, gallery_pk: int, after: int) -> list[int]:
+    """The keys of everybody who was forgotten after a revision."""
+    query = select(departures.c.person_pk).where(departures.c.gallery_pk == gallery_pk, departures.c.revision > after)
+    return [int(pk) for pk in reading.connection.execute(query).scalars()]
+
+
+def with_digits(reading: Reading, gallery_pk: int, digits: str) -> list[int]:
+    """The keys of everybody whose digits have this keyed hash, rising."""
+    query = select(people.c.pk).where(people.c.gallery_pk == gallery_pk, people.c.digits == digits)
+    return sorted(int(pk) for pk in reading.connection.execute(query).scalars())
+
+
+def any_digits(reading: Reading, gallery_pk: int) -> bool:
+    """Whether anybody's digits are kept."""
+    query = select(people.c.pk).where(people.c.gallery_pk == gallery_pk, people.c.digits.is_not(None)).limit(1)
+    return reading.connection.execute(query).first() is not None
+
+
+def owners(reading: Reading, gallery_pk: int, device: str) -> list[int]:
+    """The keys of everybody whose own device this is."""
+    query = select(people.c.pk).where(people.c.gallery_pk == gallery_pk, people.c.device == device)
+    return [int(pk) for pk in reading.connection.execute(query).scalars()]
+
+
+def overdue(reading: Reading, gallery_pk: int, at: datetime) -> list[int]:
+    """The keys of everybody in a gallery whose time has passed."""
+    query = select(people.c.pk).where(people.c.gallery_pk == gallery_pk, people.c.expires_at <= at)
+    return [int(pk) for pk in reading.connection.execute(query).scalars()]

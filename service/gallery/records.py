@@ -23,7 +23,7 @@ Box: TypeAlias = tuple[float, float, float, float]
 
 @dataclass(frozen=True, slots=True)
 class GalleryRecord:
-    """A gallery; `revision` counts its committed changes."""
+    """A gallery; `revision` counts its committed changes, `habits` are fitted parameters of the prior."""
 
     pk: int
     name: str
@@ -32,6 +32,7 @@ class GalleryRecord:
     dim: int
     revision: int
     fpir: float | None
+    habits: Mapping[str, float] | None
     attributes: Attributes
     created_at: datetime
 
@@ -40,6 +41,7 @@ class GalleryChanges(TypedDict, total=False):
     """The fields of a gallery that may change; those given are set."""
 
     fpir: float | None
+    habits: Mapping[str, float] | None
     attributes: Attributes
 
 

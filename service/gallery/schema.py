@@ -2,6 +2,7 @@
 
     galleries --< people --< templates      a gallery's revision is stamped on every row that changed with it
     galleries --< departures                people who left, for those who follow the revisions
+    people    --< visits                    confirmed ones; a visit of a stranger belongs to the gallery alone
     receipts, keys, idempotency, meta       beside them
 
 Only types that PostgreSQL knows too. `prepare` creates the tables in a new database and brings an older one forward.
@@ -38,11 +39,8 @@ from sqlalchemy.types import TypeDecorator
 
 from service.errors import SchemaVersionError, StorageError
 
-VERSION: Final = 1
+VERSION: Final = 2
 """The version of the tables below; raised with every change of them, together with a migration."""
-
-MIGRATIONS: Final[Mapping[int, Callable[[Connection], None]]] = {}
-"""Version -> the function that brings a catalog of that version to the next one."""
 
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -94,6 +92,7 @@ galleries: Final = Table(
     Column("dim", Integer, nullable=False),
     Column("revision", BigInteger, nullable=False),
     Column("fpir", Float(53)),
+    Column("habits", _json()),
     Column("attributes", _json(), nullable=False),
     Column("created_at", UtcTime, nullable=False),
     sqlite_autoincrement=True,
@@ -119,6 +118,8 @@ people: Final = Table(
     Column("fused", LargeBinary),
     UniqueConstraint("gallery_pk", "person", name="one_person_per_id"),
     Index("people_by_revision", "gallery_pk", "revision"),
+    Index("people_by_digits", "gallery_pk", "digits"),
+    Index("people_by_device", "gallery_pk", "device"),
     sqlite_autoincrement=True,
 )
 
@@ -147,6 +148,24 @@ departures: Final = Table(
     Column("person_pk", BigInteger, primary_key=True, autoincrement=False),
     Column("revision", BigInteger, nullable=False),
     Index("departures_by_revision", "gallery_pk", "revision"),
+)
+
+visits: Final = Table(
+    "visits",
+    metadata,
+    Column("pk", _key(), primary_key=True, autoincrement=True),
+    Column("gallery_pk", BigInteger, _belongs_to("galleries.pk"), nullable=False),
+    # Null for a visitor who is confirmed to be nobody in the gallery.
+    Column("person_pk", BigInteger, _belongs_to("people.pk"), index=True),
+    Column("device", String(255)),
+    Column("cell", String(16)),
+    Column("region", String(16)),
+    Column("at", UtcTime, nullable=False, index=True),
+    Column("confirmed_by", String(64), nullable=False),
+    Index("visits_by_device", "gallery_pk", "device"),
+    Index("visits_by_cell", "gallery_pk", "cell"),
+    Index("visits_by_region", "gallery_pk", "region"),
+    sqlite_autoincrement=True,
 )
 
 receipts: Final = Table(
@@ -183,6 +202,19 @@ answers: Final = Table(
     Column("body", LargeBinary, nullable=False),
     Column("created_at", UtcTime, nullable=False, index=True),
 )
+
+
+def _add_visits(connection: Connection) -> None:
+    """From version 1 to 2: visits, habits, and the indexes that find people by digits and by device."""
+    visits.create(connection)
+    connection.exec_driver_sql("ALTER TABLE galleries ADD COLUMN habits JSON")
+    for index in people.indexes:
+        if index.name in {"people_by_digits", "people_by_device"}:
+            index.create(connection)
+
+
+MIGRATIONS: Final[Mapping[int, Callable[[Connection], None]]] = {1: _add_visits}
+"""Version -> the function that brings a catalog of that version to the next one."""
 
 
 def prepare(

@@ -1,4 +1,8 @@
-"""Identify: whose faces a photo shows, at a stated error rate."""
+"""Identify: whose faces a photo shows, at a stated error rate.
+
+Where nothing is known but the face, everybody is as likely as the next: a plain full search (`decision`). With a
+context the likely few are compared first, each with a threshold of their own (`expectations`, `planner`).
+"""
 
 from __future__ import annotations
 
@@ -12,12 +16,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.errors import InvalidEmbeddingError, NoFaceError
-from service.gallery.people import Found, by_pks
+from service.gallery.people import Indexed, by_pks, overdue
 from service.gallery.records import GalleryRecord
 from service.gallery.view import GalleryView
 from service.identify.decision import Threshold, decide, threshold
+from service.identify.planner import Found, Rule, look
+from service.recognition.asked import Pending
+from service.recognition.expectations import Context, Expected
 from service.recognition.product import Embedding, Product
 from service.vision.reader import SeenFace
+
+NOTHING_KNOWN: Final = Context()
 
 EXPIRED_MARGIN: Final = 16
 """Further candidates looked at, so that people who have expired do not push out those who have not."""
@@ -44,7 +53,12 @@ class Tier:
 
 @dataclass(frozen=True)
 class Identified:
-    """The answer about one face; `seen` is None where the caller gave an embedding."""
+    """The answer about one face; `seen` is None where the caller gave an embedding.
+
+    Attributes:
+        answer: id to come back with, together with the digits, where the decision is `ask`.
+        words: how the answer came about, where a prior had a say.
+    """
 
     seen: SeenFace | None
     decision: Literal["match", "unknown", "ask"]
@@ -56,6 +70,8 @@ class Identified:
     candidates: tuple[Candidate, ...]
     tiers: tuple[Tier, ...]
     search_ms: float
+    answer: str | None = None
+    words: str | None = None
 
 
 @dataclass(frozen=True)
@@ -73,8 +89,12 @@ async def identify(
     photo: bytes | None,
     embedding: Embedding | None = None,
     *,
+    seen: SeenFace | None = None,
     fpir: float | None = None,
     top: int = 5,
+    context: Context = NOTHING_KNOWN,
+    certainty: float | None = None,
+    safe: bool = False,
 ) -> Identification:
     """Identify every face of a photo, or one ready embedding.
 
@@ -83,8 +103,12 @@ async def identify(
         gallery: name of the gallery.
         photo: bytes of a photo; exactly one of it and `embedding` is given.
         embedding: a probe computed with the gallery's own model.
+        seen: the face that `embedding` was made of, where it is known.
         fpir: target false-positive identification rate; None takes the gallery's, or else the service's.
         top: most candidates in the answer.
+        context: what is known beside the face; without it the search is a plain one.
+        certainty: least posterior of a match; None takes the service's. A plain search has none.
+        safe: whether an e-value decides, which holds however much alike neighbours look.
 
     Raises:
         GalleryNotFoundError: there is no such gallery.
@@ -95,21 +119,42 @@ async def identify(
         OverloadedError: too much is waiting.
     """
     record, view = await product.gallery(gallery)
-    accept = threshold(
-        product.calibration, len(view), fpir or record.fpir or product.policy.fpir, insist=fpir is not None
-    )
+    guard = context.device or ""
+    if context.digits is not None:
+        product.asked.admit(record.name, guard)
+    rate = fpir or record.fpir or product.policy.fpir
+    insist = fpir is not None
+    plain = not context.says_something
+    if plain:
+        accept = threshold(product.calibration, len(view), rate, insist=insist)
+    else:
+        now = datetime.now(UTC)
+        expected = await product.stored(
+            lambda: product.expectations.of(record.pk, context, rate, insist=insist, now=now)
+        )
     if embedding is not None:
-        seen: Sequence[SeenFace | None] = [None]
+        shown: Sequence[SeenFace | None] = [seen]
         probes = [embedding]
     else:
         faces = (await product.reader.see(photo or b"")).faces
         if not faces:
             raise NoFaceError("no face was found in the photo")
-        seen = faces
+        shown = faces
         probes = await product.reader.encode([face.crop for face in faces])
-    answers = await product.stored(
-        lambda: _answer(product, record, view, np.stack(probes), seen, accept=accept, top=top)
-    )
+    if plain:
+        answers = await product.stored(
+            lambda: _answer(product, record, view, np.stack(probes), shown, accept=accept, top=top)
+        )
+    else:
+        rule = Rule(certainty or product.policy.certainty, safe, expected.digits)
+        answers = await product.stored(
+            lambda: [
+                _expected(product, record, view, probe, face, context, expected, rule, top)
+                for probe, face in zip(probes, shown, strict=True)
+            ]
+        )
+    if context.digits is not None:
+        product.asked.tried(record.name, guard, right=any(answer.decision == "match" for answer in answers))
     return Identification(record.name, view.revision, tuple(answers))
 
 
@@ -143,7 +188,7 @@ def _about(
     face: SeenFace | None,
     rows: NDArray[np.int64],
     scores: NDArray[np.floating[Any]],
-    known: dict[int, Found],
+    known: dict[int, Indexed],
     now: datetime,
     *,
     people: int,
@@ -172,3 +217,100 @@ def _about(
         tiers=(Tier("gallery", people, best.posterior if best else 0.0),),
         search_ms=search_ms,
     )
+
+
+def _expected(
+    product: Product,
+    gallery: GalleryRecord,
+    view: GalleryView,
+    probe: Embedding,
+    face: SeenFace | None,
+    context: Context,
+    expected: Expected,
+    rule: Rule,
+    top: int,
+) -> Identified:
+    if len(probe) != gallery.dim:
+        raise InvalidEmbeddingError(f"the gallery's embeddings have {gallery.dim} values, not {len(probe)}")
+    started = time.perf_counter()
+    with product.catalog.read() as reading:
+        gone = np.array(overdue(reading, gallery.pk, reading.now), np.int64)
+
+    def score(rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        scores: NDArray[np.float32] = view.score(probe[None], rows)[0]
+        scores[np.isin(rows, gone)] = np.nan
+        return scores
+
+    def search(k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        found = view.search(probe[None], k + len(gone))
+        living = (found.rows[0] >= 0) & ~np.isin(found.rows[0], gone)
+        return found.rows[0][living], found.scores[0][living]
+
+    found = look(expected.budget, rule, expected.habits, expected.tiers, score, search, top=top)
+    spent = (time.perf_counter() - started) * 1000
+    with product.catalog.read() as reading:
+        known = by_pks(reading, found.rows.tolist())
+    return _told(product, gallery, probe, face, context, expected, found, known, spent)
+
+
+def _told(
+    product: Product,
+    gallery: GalleryRecord,
+    probe: Embedding,
+    face: SeenFace | None,
+    context: Context,
+    expected: Expected,
+    found: Found,
+    known: dict[int, Indexed],
+    spent: float,
+) -> Identified:
+    candidates = tuple(
+        Candidate(known[row].person, float(similarity), float(posterior), float(odds))
+        for row, similarity, posterior, odds in zip(
+            found.rows.tolist(), found.similarities, found.posteriors, found.prior_log_odds, strict=True
+        )
+        if row in known
+    )
+    first = known.get(int(found.rows[0])) if len(found.rows) else None
+    decision = found.decision
+    # Who was forgotten since the search is not answered, and who gave no digits cannot be asked for them.
+    if first is None or (decision == "ask" and first.digits is None):
+        decision = "unknown"
+    answer = None
+    if decision == "ask":
+        answer = product.asked.keep(Pending(gallery.name, face, probe, context))
+    best = candidates[0] if candidates else None
+    return Identified(
+        seen=face,
+        decision=decision,
+        person=first.person if first is not None and decision == "match" else None,
+        similarity=best.similarity if best else None,
+        posterior=best.posterior if best else None,
+        threshold=float(found.thresholds[0]) if len(found.thresholds) else expected.budget.least,
+        fpir=expected.fpir,
+        candidates=candidates,
+        tiers=tuple(Tier(each.tier, each.scored, each.posterior) for each in found.tiers),
+        search_ms=spent,
+        answer=answer,
+        words=_words(decision, best, found, expected),
+    )
+
+
+def _words(decision: str, best: Candidate | None, found: Found, expected: Expected) -> str:
+    """How the answer came about, in a sentence or two."""
+    scored = sum(tier.scored for tier in found.tiers)
+    people = expected.budget.prior.residents.people
+    looked = f"{scored:,} comparisons in {', '.join(tier.tier for tier in found.tiers) or 'no tier'}"
+    if best is None:
+        return f"{looked}; there was nobody to compare with."
+    lift = float(np.exp(best.prior_log_odds)) * people
+    story = (
+        f"{looked}. Before the face was compared, {best.person} was {lift:.3g} times as likely as anybody among "
+        f"{people:,} people; so {found.thresholds[0]:.3f} was needed, and the similarity is {best.similarity:.3f}."
+    )
+    ends = {
+        "match": f" All considered it is {best.person} with a probability of {best.posterior:.4f}.",
+        "ask": " The face alone does not decide; digits would.",
+        "unknown": " That does not suffice.",
+    }
+    return story + ends[decision]

@@ -20,6 +20,8 @@ from service.gallery.records import GalleryRecord
 from service.gallery.view import GalleryView
 from service.gallery.views import Views
 from service.identify.calibration import Calibration
+from service.recognition.asked import Asked
+from service.recognition.expectations import Expectations
 from service.recognition.known import KnownGalleries
 from service.vision.reader import Reader, SeenFace, SeenPhoto
 
@@ -37,6 +39,8 @@ class Policy:
         min_quality: quality under which enrolment refuses.
         fpir: target false-positive identification rate where neither caller nor gallery names one.
         fmr: target false-match rate of verify where the caller names none.
+        certainty: least posterior of a match where the caller names none.
+        visit_days: days for which a visit is kept.
     """
 
     photos: int
@@ -44,6 +48,8 @@ class Policy:
     min_quality: float
     fpir: float
     fmr: float
+    certainty: float
+    visit_days: int
 
 
 @dataclass(frozen=True)
@@ -57,6 +63,8 @@ class Product:
         catalog: the truth.
         views: the indexes.
         known: galleries that were looked up before.
+        expectations: who is expected where.
+        asked: visitors who were asked for digits.
         claims: idempotency keys being worked on.
         storage: threads that read the catalog and search indexes, apart from those that compute.
         writing: the thread that writes; the catalog takes one writer at a time, so more would only wait.
@@ -69,6 +77,8 @@ class Product:
     catalog: Catalog
     views: Views
     known: KnownGalleries
+    expectations: Expectations
+    asked: Asked
     claims: Claims
     storage: Executor
     writing: Executor
@@ -133,17 +143,7 @@ def calibration_of(manifest: Manifest) -> Calibration:
         raise ModelError(
             f"model {manifest.name} has no calibration; `vultus calibrate {manifest.name} PHOTOS` makes one"
         )
-    return Calibration(
-        mated_pairs=record.mated_pairs,
-        impostor_pairs=record.impostor_pairs,
-        intercept=record.intercept,
-        slope=record.slope,
-        llr_floor=record.llr_floor,
-        llr_ceiling=record.llr_ceiling,
-        fmr=record.fmr,
-        thresholds=record.thresholds,
-        fnmr=record.fnmr,
-    )
+    return Calibration(**record.model_dump(exclude={"data", "date", "people"}))
 
 
 def largest(photo: SeenPhoto) -> SeenFace:

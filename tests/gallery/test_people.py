@@ -126,7 +126,9 @@ def test_people_are_found_by_their_rows_and_the_forgotten_are_missing(catalog, g
     with catalog.write() as tx:
         forgetting.forget(tx, gallery.pk, "bert")
     with catalog.read() as reading:
-        assert people.by_pks(reading, [bert.pk, anna.pk, 999]) == {anna.pk: people.Found("anna", anna.expires_at)}
+        assert people.by_pks(reading, [bert.pk, anna.pk, 999]) == {
+            anna.pk: people.Indexed("anna", anna.expires_at, anna.digits)
+        }
         assert people.by_pks(reading, []) == {}
 
 

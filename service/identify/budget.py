@@ -1,0 +1,196 @@
+"""How one error budget is shared: a threshold of their own for everybody in the gallery.
+
+A person is accepted where pi_i L_i >= lambda pi_u, so the threshold of j is t_j = LLR^-1(ln(lambda pi_u / pi_j)), and
+never under the floor of a 1:1 comparison. By the union bound a stranger is accepted as anybody at most with probability
+
+    sum_j F0bar(max(t_j, floor)) = alpha
+
+whatever the context is and however the scores depend on one another; lambda is what solves it. By the lemma of Neyman
+and Pearson no other thresholds find more mates. The floor is inside the sum: whoever stands on it spends less than the
+tail rule alone would let them, and what they leave over goes to the others.
+
+The sum runs over the people whom the prior names and over regions, not over the gallery.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.errors import FpirNotSupportedError
+from service.identify.calibration import Calibration
+from service.identify.prior import Prior
+
+Numbers = NDArray[np.float64]
+Rows = NDArray[np.int64]
+
+FLOOR_FMR: Final = 1e-6
+"""False-match rate of the 1:1 floor."""
+
+LEEWAY: Final = 10.0
+"""In a gallery so small that a plain search is looser than the floor, a context may loosen it this much further."""
+
+WIDEST: Final = 100.0
+"""No LLR is further from zero: e^100 faces were never compared."""
+
+VOUCHED_FMR: Final = 1e-4
+"""The same for somebody whose digits the visitor has given. Two digits or more are guessed at best once in a hundred
+times, so that guess and face together stay at 1e-6. At 1e-6 for the face alone, digits could never help whom the floor
+stops: they would find no more than the mates above it."""
+
+STEPS: Final = 40
+"""Halvings of the interval in which ln lambda lies; it ends narrower than 1e-9."""
+
+
+@dataclass(frozen=True, eq=False)
+class Scales:
+    """What cosines mean, by tier.
+
+    Attributes:
+        near: where probe and person may be neighbours, who resemble each other.
+        far: everybody else.
+        local: home regions whose people count as near, (r,) bool; whoever the prior names is near too.
+        excess: the greater E[L] over impostors of the two, and 1 at least: what an e-value is divided by.
+    """
+
+    near: Calibration
+    far: Calibration
+    local: NDArray[np.bool_]
+    excess: float
+
+
+@dataclass(frozen=True, eq=False)
+class Floors:
+    """False-match rates that nobody is accepted at more easily, whatever the prior says.
+
+    Attributes:
+        fmr: of a comparison.
+        vouched_fmr: of a comparison with somebody for whom a second factor speaks.
+        vouched: who these are, unique and rising, all of them named by the prior, (v,).
+    """
+
+    fmr: float
+    vouched_fmr: float
+    vouched: Rows
+
+
+@dataclass(frozen=True, eq=False)
+class Budget:
+    """Thresholds for a stated rate.
+
+    Attributes:
+        fpir: the rate that they stand for.
+        demand: ln(lambda pi_u): an LLR of `demand - ln pi` is needed.
+        floors: the rates of the floor.
+        scales: what cosines mean.
+        prior: of the context.
+    """
+
+    fpir: float
+    demand: float
+    floors: Floors
+    scales: Scales
+    prior: Prior
+
+    def near(self, rows: Rows) -> NDArray[np.bool_]:
+        """Who counts as near, (k,)."""
+        local = self.scales.local[self.prior.residents.homes(rows)]
+        return np.asarray(local | self.prior.names(rows))
+
+    def thresholds(self, rows: Rows) -> Numbers:
+        """The least cosine that each of some people needs, (k,)."""
+        wanted = self.demand - np.log(self.prior.of(rows))
+        near = self.near(rows)
+        tail = np.where(near, self.scales.near.score(wanted), self.scales.far.score(wanted))
+        return np.maximum(tail, self.floor(rows))
+
+    def floor(self, rows: Rows, *, vouched: bool = False) -> Numbers:
+        """The least cosine of some people whatever the prior says, (k,); as if digits vouched for all, if so told."""
+        by_tier = [
+            np.where(self.near(rows), _least(self.scales.near, fmr), _least(self.scales.far, fmr))
+            for fmr in (self.floors.fmr, self.floors.vouched_fmr)
+        ]
+        return np.where(np.isin(rows, self.floors.vouched) | vouched, by_tier[1], by_tier[0])
+
+    @property
+    def least(self) -> float:
+        """The floor of anybody from afar."""
+        return _least(self.scales.far, self.floors.fmr)
+
+    def llrs(self, rows: Rows, similarities: Numbers) -> Numbers:
+        """The log-likelihood ratio of each, (k,)."""
+        return np.where(self.near(rows), self.scales.near.llr(similarities), self.scales.far.llr(similarities))
+
+
+def floors(alpha: float, people: int, vouched: Rows | None = None) -> Floors:
+    """The floors in a gallery, for a visitor who may be taken for anybody at most with probability alpha.
+
+    A floor at 1e-6 whatever the gallery would be stricter than a plain search among a thousand people, where a prior
+    could then only make people harder to find; so in a small gallery the floor is tied to the plain search.
+
+    Args:
+        alpha: the rate, of both looks together where there are two.
+        people: in the gallery.
+        vouched: whose digits were given, unique and rising.
+    """
+    fmr = max(FLOOR_FMR, min(LEEWAY * alpha / max(people, 1), alpha))
+    return Floors(fmr, max(VOUCHED_FMR, fmr), np.empty(0, np.int64) if vouched is None else vouched)
+
+
+def share_out(prior: Prior, scales: Scales, alpha: float, limits: Floors, *, insist: bool) -> Budget:
+    """Share a false-positive identification rate out among everybody.
+
+    Args:
+        prior: of the context.
+        scales: what cosines mean.
+        alpha: the rate.
+        limits: the floors.
+        insist: whether the caller asked for this very rate. A default that the calibration cannot vouch for in so
+            large a gallery is answered with the strictest thresholds there are and the rate that they stand for.
+
+    Raises:
+        FpirNotSupportedError: the caller insists on a rate that the calibration cannot vouch for.
+    """
+    people = max(prior.residents.people, 1)
+    named, others = np.log(prior.named), np.log(prior.others)
+    sure, local = np.isin(prior.rows, limits.vouched), scales.local
+    parts = [
+        (scales.near, limits.fmr, named[~sure], np.ones(int((~sure).sum()))),
+        (scales.near, limits.vouched_fmr, named[sure], np.ones(int(sure.sum()))),
+        (scales.near, limits.fmr, others[local], prior.counts[local]),
+        (scales.far, limits.fmr, others[~local], prior.counts[~local]),
+    ]
+
+    def spent(demand: float) -> float:
+        return sum(
+            float(counts @ scale.survival(np.maximum(scale.score(demand - odds), _least(scale, fmr))))
+            for scale, fmr, odds, counts in parts
+            if len(odds)
+        )
+
+    odds = np.concatenate([part[2] for part in parts if len(part[2])])
+    loosest, strictest = float(odds.min()) - WIDEST, float(odds.max()) + WIDEST
+    if spent(loosest) <= alpha:
+        return Budget(alpha, loosest, limits, scales, prior)
+    least_rate = spent(strictest)
+    if least_rate > alpha * (1 + 1e-9):
+        if insist:
+            raise FpirNotSupportedError(
+                f"with {people:,} people the calibration vouches for {least_rate:.2g} at best, not {alpha:.2g}",
+                least=least_rate,
+            )
+        return Budget(min(1.0, least_rate), strictest, limits, scales, prior)
+    for _ in range(STEPS):
+        middle = (loosest + strictest) / 2
+        if spent(middle) > alpha:
+            loosest = middle
+        else:
+            strictest = middle
+    return Budget(alpha, strictest, limits, scales, prior)
+
+
+def _least(scale: Calibration, fmr: float) -> float:
+    return scale.threshold(min(max(fmr, scale.least_fmr), scale.fmr[0]))

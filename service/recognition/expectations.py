@@ -1,0 +1,383 @@
+"""What is expected where: the catalog's people and visits, turned into a prior, a budget and tiers, and kept.
+
+A plan costs some milliseconds and is kept as long as the gallery, its visits and the day are the same; what a claim or
+digits change is worked out on top of it for the one request.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.gallery import galleries, people, visits
+from service.gallery.catalog import Catalog, Reading
+from service.gallery.records import GalleryRecord
+from service.gallery.schema import EPOCH
+from service.gallery.visits import DaysAtPlace
+from service.identify.budget import Budget, Scales, floors, share_out
+from service.identify.calibration import Calibration
+from service.identify.habits import Log, Scene
+from service.identify.planner import ASK_SHARE, Tier, in_order
+from service.identify.prior import (
+    Habits,
+    Level,
+    Prior,
+    Residents,
+    claimed,
+    digits_given,
+    prior,
+    recency,
+    residents,
+    unknown_share,
+)
+from service.identify.travel import Gravity, Map, affinity, mapped
+from service.recognition.regions import CELL_RESOLUTION, REGION_RESOLUTION, coarser, point_of
+
+Rows = NDArray[np.int64]
+
+KEPT: Final = 4096
+"""Plans that are kept; the one that was not used for longest leaves first."""
+
+GROWN: Final = 0.05
+"""Share of the people who may come or leave before the pull of every region is worked out again."""
+
+TRAVELS_KEPT: Final = timedelta(minutes=10)
+"""For how long the counts of travels are used; reading them takes a pass over all visits."""
+
+MOST_DEVICES: Final = 50
+"""Devices whose visits habits are fitted to."""
+
+HELD_OUT: Final = 0.2
+
+DIGITS: Final = 4
+"""How many digits a visitor is asked for."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """What is known beside the face.
+
+    Attributes:
+        device: where the probe was taken.
+        cell: H3 cell of that place, of any resolution.
+        at: when; None is now.
+        person: who the visitor claims to be.
+        digits: the digits that the visitor gave.
+    """
+
+    device: str | None = None
+    cell: str | None = None
+    at: datetime | None = None
+    person: str | None = None
+    digits: str | None = None
+
+    @property
+    def says_something(self) -> bool:
+        """Whether a prior can be made of it."""
+        return any(each is not None for each in (self.device, self.cell, self.person, self.digits))
+
+
+@dataclass(frozen=True, eq=False)
+class Expected:
+    """Who is expected, and what that asks of a face.
+
+    Attributes:
+        fpir: the rate that the answer stands for.
+        budget: everybody's threshold.
+        tiers: whom to examine first.
+        digits: how many digits may be asked for; 0 where nobody's are kept, or they were given already.
+        habits: parameters of the prior.
+    """
+
+    fpir: float
+    budget: Budget
+    tiers: Sequence[Tier]
+    digits: int
+    habits: Habits
+
+
+@dataclass(frozen=True, eq=False)
+class _Plan:
+    stamp: tuple[int, int, int]
+    habits: Habits
+    prior: Prior
+    scales: Scales
+    tiers: tuple[Tier, ...]
+    budgets: dict[tuple[float, bool], Expected] = field(default_factory=dict)
+
+
+@dataclass(eq=False)
+class _Everybody:
+    """The people of one gallery, as of a revision."""
+
+    revision: int = -1
+    rows: Rows = field(default_factory=lambda: np.empty(0, np.int64))
+    home: Rows = field(default_factory=lambda: np.empty(0, np.int64))
+    regions: dict[str, int] = field(default_factory=dict)
+    points: list[tuple[float, float]] = field(default_factory=lambda: [(0.0, 0.0)])
+    any_digits: bool = False
+    residents: Residents | None = None
+    map: Map | None = None
+    travels: list[tuple[str, str, int]] = field(default_factory=list)
+    travels_read: datetime | None = None
+    following: threading.Lock = field(default_factory=threading.Lock)
+
+    def region(self, cell: str | None) -> int:
+        """The number of the region that holds a cell, 0 for none or one that is too large."""
+        name = None if cell is None else coarser(cell, REGION_RESOLUTION)
+        if name is None:
+            return 0
+        if name not in self.regions:
+            self.regions[name] = len(self.points)
+            self.points.append(point_of(name))
+        return self.regions[name]
+
+    def follow(
+        self, reading: Reading, gallery_pk: int, gravity: Gravity, place: str | None
+    ) -> tuple[Residents, Map, int]:
+        """Everybody, the map, and the number on it of the region that holds a cell."""
+        with self.following:
+            here = self.region(place)
+            head = galleries.by_pk(reading, gallery_pk).revision
+            if head != self.revision or self.residents is None:
+                self._apply(reading, gallery_pk)
+                self.revision = head
+            if self.residents is None or len(self.residents.population) != len(self.points):
+                self.residents = residents(self.rows, self.home, len(self.points))
+            population = self.residents.population
+            if self.map is None or len(self.map.lat) != len(population) or self._grown(population):
+                lat, lon = np.array(self.points).T
+                self.map = mapped(lat, lon, population, gravity)
+            return self.residents, self.map, here
+
+    def _apply(self, reading: Reading, gallery_pk: int) -> None:
+        changed = people.homes_since(reading, gallery_pk, self.revision)
+        gone = [*people.left_since(reading, gallery_pk, self.revision), *(pk for pk, _, _ in changed)]
+        staying = ~np.isin(self.rows, np.array(gone, np.int64))
+        found = [(pk, self.region(cell)) for pk, cell, has_face in changed if has_face]
+        fresh = np.array(found, np.int64).reshape(-1, 2)
+        self.rows = np.concatenate([self.rows[staying], fresh[:, 0]])
+        self.home = np.concatenate([self.home[staying], fresh[:, 1]])
+        self.any_digits = people.any_digits(reading, gallery_pk)
+        self.residents = None
+
+    def _grown(self, population: NDArray[np.float64]) -> bool:
+        before = np.zeros(len(population)) if self.map is None else self.map.population
+        return float(np.abs(population - before).sum()) > GROWN * max(float(before.sum()), 1.0)
+
+
+class Expectations:
+    """The plans of all galleries; safe to use from threads.
+
+    Args:
+        catalog: where people and visits are.
+        calibration: what cosines mean.
+        habits: parameters of the prior, where a gallery has none of its own.
+        gravity: parameters of travel.
+    """
+
+    def __init__(self, catalog: Catalog, calibration: Calibration, habits: Habits, gravity: Gravity) -> None:
+        self._habits = habits
+        self._catalog = catalog
+        self._calibration = calibration
+        self._excess = max(1.0, calibration.mean_likelihood())
+        self._gravity = gravity
+        self._everybody: dict[int, _Everybody] = {}
+        self._plans: OrderedDict[tuple[int, str | None, str | None], _Plan] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def of(self, gallery_pk: int, context: Context, alpha: float, *, insist: bool, now: datetime) -> Expected:
+        """Who is expected in a context. Blocks.
+
+        A request that brings digits spends one share of the rate and the one before it, that asked for them, the rest;
+        so the two together keep to it, whether the caller names the first answer or not.
+
+        Args:
+            gallery_pk: the gallery.
+            context: what is known beside the face.
+            alpha: the rate that the answer shall stand for.
+            insist: see `share_out`.
+            now: the moment of the request.
+
+        Raises:
+            FpirNotSupportedError: the caller insists on a rate that the calibration cannot vouch for.
+            GalleryNotFoundError: the gallery does not exist.
+        """
+        with self._catalog.read() as reading:
+            everybody = self._of_gallery(gallery_pk)
+            plan = self._plan(reading, gallery_pk, everybody, context, now)
+            asking = everybody.any_digits
+            claim = self._claim(reading, gallery_pk, context)
+            matches = None
+            if context.digits is not None:
+                hashed = self._catalog.digits_hash(gallery_pk, context.digits)
+                matches = np.array(people.with_digits(reading, gallery_pk, hashed), np.int64)
+        share = alpha * (ASK_SHARE if matches is not None else 1 - ASK_SHARE if asking else 1.0)
+        if claim is None and matches is None:
+            if (share, insist) not in plan.budgets:
+                plan.budgets[share, insist] = self._expected(
+                    plan.prior, plan, plan.tiers, alpha, share, insist, asking, None
+                )
+            return plan.budgets[share, insist]
+        before, tiers = plan.prior, plan.tiers
+        if claim is not None:
+            before, tiers = claimed(before, claim), (Tier("claim", np.array([claim])), *tiers)
+        if matches is not None and context.digits is not None:
+            before = digits_given(before, matches, len(context.digits), plan.habits)
+            tiers = (Tier("digits", matches), *tiers)
+        return self._expected(before, plan, tiers, alpha, share, insist, asking and matches is None, matches)
+
+    def scenes(self, gallery_pk: int, *, now: datetime) -> tuple[list[Scene], Residents]:
+        """The visits of the busiest devices, cut so that a fifth of the days of each lies after the cut. Blocks."""
+        with self._catalog.read() as reading:
+            everybody = self._of_gallery(gallery_pk)
+            found: list[Scene] = []
+            for device in visits.devices(reading, gallery_pk, limit=MOST_DEVICES):
+                cell, region = visits.place_of(reading, gallery_pk, device)
+                people_, map_, here = everybody.follow(reading, gallery_pk, self._gravity, region)
+                places = (("device", device), ("cell", cell), ("region", region))
+                seen = [visits.at_place(reading, gallery_pk, kind, name) for kind, name in places if name]  # type: ignore[arg-type]
+                cut = float(np.quantile(seen[0].days, 1 - HELD_OUT))
+                logs = [_log(each, cut) for each in seen]
+                seen_from, totals = self._travelled(reading, gallery_pk, everybody, len(map_.lat), here, now)
+                towards = affinity(map_, here, seen_from, totals, self._gravity)
+                found.append(Scene(logs[0], tuple(logs[1:]), towards))
+            people_, map_, _ = everybody.follow(reading, gallery_pk, self._gravity, None)
+        return [each for each in found if len(each.affinity) == len(people_.population)], people_
+
+    def _expected(
+        self,
+        before: Prior,
+        plan: _Plan,
+        tiers: Sequence[Tier],
+        alpha: float,
+        share: float,
+        insist: bool,  # noqa: FBT001 (private, handed through)
+        asking: bool,  # noqa: FBT001 (the same)
+        matches: Rows | None,
+    ) -> Expected:
+        limits = floors(alpha, before.residents.people, matches)
+        budget = share_out(before, plan.scales, share, limits, insist=insist)
+        stated = alpha if budget.fpir <= share else min(1.0, budget.fpir + alpha - share)
+        return Expected(stated, budget, in_order(tiers, budget), DIGITS if asking else 0, plan.habits)
+
+    def _of_gallery(self, gallery_pk: int) -> _Everybody:
+        with self._lock:
+            return self._everybody.setdefault(gallery_pk, _Everybody())
+
+    def _claim(self, reading: Reading, gallery_pk: int, context: Context) -> int | None:
+        """Whom the visitor claims to be, or whose own device this is; nobody where that is not clear."""
+        if context.person is not None:
+            found = people.find(reading, gallery_pk, context.person)
+            return None if found is None or not found.faces else found.pk
+        if context.device is not None:
+            owners = people.owners(reading, gallery_pk, context.device)
+            return owners[0] if len(owners) == 1 else None
+        return None
+
+    def _plan(self, reading: Reading, gallery_pk: int, everybody: _Everybody, context: Context, now: datetime) -> _Plan:
+        cell, region = _cells(context.cell)
+        if region is None and context.device is not None:
+            cell, region = visits.place_of(reading, gallery_pk, context.device)
+        day = ((context.at or now) - EPOCH).days
+        found, map_, here = everybody.follow(reading, gallery_pk, self._gravity, region)
+        stamp = (everybody.revision, visits.last_of(reading, gallery_pk), day)
+        key = (gallery_pk, context.device, cell or region)
+        with self._lock:
+            kept = self._plans.get(key)
+            if kept is not None and kept.stamp == stamp:
+                self._plans.move_to_end(key)
+                return kept
+        habits = habits_of(galleries.by_pk(reading, gallery_pk), self._habits)
+        places = (("device", context.device), ("cell", cell), ("region", region))
+        seen = [_NOWHERE if name is None else visits.at_place(reading, gallery_pk, kind, name) for kind, name in places]  # type: ignore[arg-type]
+        seen_from, totals = self._travelled(reading, gallery_pk, everybody, len(map_.lat), here, now)
+        levels = [_level(each, day, habits) for each in seen]
+        strangers, total = _strangers(seen[0], day, habits)
+        before = prior(
+            levels,
+            found,
+            affinity(map_, here, seen_from, totals, self._gravity),
+            unknown_share(strangers, total, habits),
+            habits,
+        )
+        local = np.zeros(len(map_.lat), bool)
+        local[here] = here > 0
+        living = found.rows[found.home == here] if here else _NO_ROWS
+        tiers = (
+            Tier("device", levels[0].rows),
+            Tier("cell", levels[1].rows),
+            Tier("region", np.union1d(levels[2].rows, living)),
+        )
+        plan = _Plan(stamp, habits, before, Scales(self._calibration, self._calibration, local, self._excess), tiers)
+        with self._lock:
+            self._plans[key] = plan
+            self._plans.move_to_end(key)
+            while len(self._plans) > KEPT:
+                self._plans.popitem(last=False)
+        return plan
+
+    def _travelled(
+        self, reading: Reading, gallery_pk: int, everybody: _Everybody, regions: int, here: int, now: datetime
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """C_hg and C_h of every home."""
+        towards, totals = np.zeros(regions), np.zeros(regions)
+        with everybody.following:
+            if everybody.travels_read is None or abs(now - everybody.travels_read) > TRAVELS_KEPT:
+                everybody.travels, everybody.travels_read = visits.travels(reading, gallery_pk), now
+            found = list(everybody.travels)
+        for home, there, count in found:
+            origin, target = (
+                everybody.regions.get(coarser(home, REGION_RESOLUTION) or "", 0),
+                everybody.regions.get(there),
+            )
+            if origin < regions:
+                totals[origin] += count
+                towards[origin] += count * (target == here)
+        return towards, totals
+
+
+_NO_ROWS: Final = np.empty(0, np.int64)
+_NOWHERE: Final = DaysAtPlace(_NO_ROWS, _NO_ROWS, _NO_ROWS)
+
+
+def _cells(cell: str | None) -> tuple[str | None, str | None]:
+    """The small cell and the region of a place, each None where the place is given more coarsely."""
+    if cell is None:
+        return None, None
+    return coarser(cell, CELL_RESOLUTION), coarser(cell, REGION_RESOLUTION)
+
+
+def _level(seen: DaysAtPlace, day: int, habits: Habits) -> Level:
+    """The visits of one place, by person, weighed by their age."""
+    known = seen.rows >= 0
+    weights = recency((day - seen.days[known]).astype(np.float64), habits)
+    rows, places = np.unique(seen.rows[known], return_inverse=True)
+    latest = np.zeros(len(rows))
+    np.maximum.at(latest, places, weights)
+    counts = np.bincount(places, weights * seen.counts[known], minlength=len(rows)).astype(np.float64)
+    return Level(rows, counts, latest)
+
+
+def _log(seen: DaysAtPlace, cut: float) -> Log:
+    """The visits of people at one place, each day of a person's as one visit."""
+    known = seen.rows >= 0
+    return Log(seen.rows[known], cut - seen.days[known].astype(np.float64))
+
+
+def habits_of(gallery: GalleryRecord, default: Habits) -> Habits:
+    """The parameters that were fitted for a gallery, or the default."""
+    return default if gallery.habits is None else replace(default, **gallery.habits)
+
+
+def _strangers(seen: DaysAtPlace, day: int, habits: Habits) -> tuple[float, float]:
+    """Visits of strangers, and all visits, weighed by their age."""
+    weights = seen.counts * recency((day - seen.days).astype(np.float64), habits)
+    return float(weights[seen.rows < 0].sum()), float(weights.sum())
