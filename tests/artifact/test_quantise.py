@@ -6,6 +6,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from service.artifact import graph
+from service.artifact.finish import derived
 from service.artifact.quantise import observe, pointwise, quantise
 from service.artifact.sample import crops
 from service.errors import ManifestError
@@ -126,7 +127,7 @@ def test_ranges_of_another_network_are_refused(small):
 def test_the_pinned_variant_is_what_comes_out(models):
     manifest = models.manifest("sface")
     (variant,) = manifest.variants
-    data = models._derived(manifest, variant)
+    data = derived(models.folder / manifest.name, manifest, variant)
     assert (hashlib.sha256(data).hexdigest(), len(data)) == (variant.file.sha256, variant.file.bytes)
 
 
@@ -134,4 +135,4 @@ def test_a_variant_without_ranges_is_refused(models):
     manifest = models.manifest("sface")
     variant = manifest.variants[0].model_copy(update={"ranges": None})
     with pytest.raises(ManifestError, match="ranges"):
-        models._derived(manifest, variant)
+        derived(models.folder / manifest.name, manifest, variant)
