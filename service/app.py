@@ -27,6 +27,7 @@ from service.gallery.catalog import Catalog
 from service.gallery.folder import DataFolder
 from service.gallery.galleries import page
 from service.gallery.idempotency import Claims
+from service.gallery.index.local import LocalIndexes
 from service.gallery.views import Views
 from service.identify.fusion import fuse
 from service.identify.prior import Habits
@@ -117,7 +118,7 @@ async def _open(app: FastAPI, settings: Settings, stack: AsyncExitStack) -> Prod
     pool = stack.enter_context(ThreadPoolExecutor(2 * streams, thread_name_prefix="vision"))
     storage = stack.enter_context(ThreadPoolExecutor(STORAGE_THREADS, thread_name_prefix="storage"))
     writing = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="writing"))
-    views = Views(catalog, folder.snapshots, snapshot_every=settings.snapshot_every)
+    views = Views(catalog, LocalIndexes(folder.snapshots), snapshot_every=settings.snapshot_every)
     stack.callback(views.close)
     seen = await stack.enter_async_context(
         reader(

@@ -11,7 +11,6 @@ The catalog (SQL) is the truth and everything else here is made from it. From th
                    one story each, as functions over a transaction
     changes        what a replica or an index needs to follow the catalog
     embeddings     the one check of an embedding, and its form as bytes
-    index          the protocol of a vector index, and the exact one
-    snapshot       an index on disk
+    index          the protocol of a vector index, and those that there are
     view, views    one gallery's index kept in step with the catalog; all of them
 """

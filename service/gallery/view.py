@@ -1,7 +1,7 @@
 """One gallery's index, kept in step with the catalog.
 
-It starts from its snapshot if that is good and from the catalog otherwise, applies what was committed since, and goes
-on whenever it is told to catch up. A snapshot is written in the background from time to time and at the end.
+It starts from what is kept of it if that is good and from the catalog otherwise, applies what was committed since, and
+goes on whenever it is told to catch up. It is kept again in the background from time to time and at the end.
 """
 
 from __future__ import annotations
@@ -9,25 +9,20 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
-from pathlib import Path
 from typing import Final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from service.errors import SnapshotError, StorageError
-from service.gallery import galleries, snapshot
+from service.errors import StorageError
+from service.gallery import galleries
 from service.gallery.catalog import Catalog
 from service.gallery.changes import fused_vectors, since
 from service.gallery.embeddings import Rows
-from service.gallery.index import Matches, VectorIndex
+from service.gallery.index.protocol import NEVER, Indexes, Matches, Owner
 
 REST: Final = 10
 """Between two snapshots lies at least this many times what the first one took."""
-
-NEVER: Final = -1
-"""The revision of the snapshot where there is none."""
 
 LEAST_REST_SECONDS: Final = 1.0
 REST_AFTER_FAILURE_SECONDS: Final = 60.0
@@ -41,8 +36,7 @@ class GalleryView:
     Args:
         catalog: where the truth is.
         gallery_pk: whose index.
-        path: where its snapshot lies, or shall lie.
-        index: makes an empty index of a dimension.
+        indexes: where it is kept.
         snapshot_every: revisions after which a snapshot is written.
 
     Raises:
@@ -54,24 +48,24 @@ class GalleryView:
         self,
         catalog: Catalog,
         gallery_pk: int,
-        path: Path,
+        indexes: Indexes,
         *,
-        index: Callable[[int], VectorIndex],
         snapshot_every: int,
     ) -> None:
         self._catalog = catalog
         with catalog.read() as reading:
-            self._gallery = galleries.by_pk(reading, gallery_pk)
-        self._path = path
+            gallery = galleries.by_pk(reading, gallery_pk)
+        self._gallery_pk, self._name = gallery_pk, gallery.name
         self._snapshot_every = snapshot_every
         self._applying = threading.Lock()
         self._keeping = threading.Lock()
         self._closing = threading.Event()
         self._keeper: threading.Thread | None = None
         self._erased = False
-        self._kept = NEVER
-        self._index = index(self._gallery.dim)
-        self._revision = self._start()
+        self._index = indexes.of(
+            Owner(catalog.id, gallery_pk, gallery.model_digest, gallery.dim), newest=gallery.revision
+        )
+        self._revision = self._index.kept if self._index.kept != NEVER else self._rebuild()
         self.catch_up()
 
     @property
@@ -116,49 +110,34 @@ class GalleryView:
 
     def close(self) -> None:
         """Write a last snapshot if anything changed since the one before; the view is not used afterwards."""
-        self.abandon()
-        if self._revision != self._kept:
+        self._stop()
+        if self._revision != self._index.kept:
             self._keep()
+        self._index.close()
 
     def abandon(self) -> None:
         """Stop without a last snapshot."""
+        self._stop()
+        self._index.close()
+
+    def _stop(self) -> None:
         self._closing.set()
         with self._keeping:
             keeper = self._keeper
         if keeper is not None:
             keeper.join()
 
-    def _start(self) -> int:
-        gallery = self._gallery
-        try:
-            found = snapshot.read(
-                self._path,
-                catalog=self._catalog.id,
-                gallery_pk=gallery.pk,
-                model_digest=gallery.model_digest,
-                dim=gallery.dim,
-                newest=gallery.revision,
-            )
-        except FileNotFoundError:
-            return self._rebuild()
-        except SnapshotError as error:
-            log.warning("index of gallery %r is rebuilt from the catalog: %s", gallery.name, error.detail)
-            return self._rebuild()
-        self._index.add(found.rows, found.embeddings)
-        self._kept = found.header.revision
-        return found.header.revision
-
     def _rebuild(self) -> int:
         with self._catalog.read() as reading:
-            revision = galleries.by_pk(reading, self._gallery.pk).revision
-            for rows, embeddings in fused_vectors(reading, self._gallery.pk):
+            revision = galleries.by_pk(reading, self._gallery_pk).revision
+            for rows, embeddings in fused_vectors(reading, self._gallery_pk):
                 self._index.add(rows, embeddings)
         return revision
 
     def _apply(self) -> None:
         while True:
             with self._catalog.read() as reading:
-                changes = since(reading, self._gallery.pk, self._revision)
+                changes = since(reading, self._gallery_pk, self._revision)
             if changes.rows.size:
                 self._index.add(changes.rows, changes.embeddings)
             if changes.removed.size and self._index.remove(changes.removed):
@@ -168,8 +147,8 @@ class GalleryView:
                 return
 
     def _due(self) -> bool:
-        never_kept = self._kept == NEVER and self._revision > 0
-        return self._erased or never_kept or self._revision - self._kept >= self._snapshot_every
+        never_kept = self._index.kept == NEVER and self._revision > 0
+        return self._erased or never_kept or self._revision - self._index.kept >= self._snapshot_every
 
     def _keep_if_due(self) -> None:
         with self._keeping:
@@ -189,25 +168,12 @@ class GalleryView:
                     return
 
     def _keep(self) -> bool:
-        """Write a snapshot; one that still holds somebody who left is not kept if it cannot be replaced."""
-        # Read first: what is applied while the contents are copied is in the snapshot and will be applied again.
-        revision, erased, self._erased = self._revision, self._erased, False
-        rows, embeddings = self._index.contents()
-        header = snapshot.Header(
-            catalog=self._catalog.id,
-            gallery_pk=self._gallery.pk,
-            model_digest=self._gallery.model_digest,
-            dim=self._gallery.dim,
-            revision=revision,
-            count=len(rows),
-        )
+        """Keep the index, and say whether that went well."""
+        # Read first: what is applied while the index is being kept will be applied again.
+        revision, self._erased = self._revision, False
         try:
-            snapshot.write(self._path, header, rows, embeddings)
+            self._index.keep(revision)
         except StorageError as error:
-            log.warning("no snapshot of gallery %r: %s", self._gallery.name, error.detail)
-            if erased:
-                self._path.unlink(missing_ok=True)
-                self._kept = NEVER
+            log.warning("no snapshot of gallery %r: %s", self._name, error.detail)
             return False
-        self._kept = revision
         return True

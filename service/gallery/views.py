@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 import threading
-from collections.abc import Callable
-from pathlib import Path
 
 from service.gallery import galleries
 from service.gallery.catalog import Catalog
-from service.gallery.index import FlatIndex, VectorIndex
+from service.gallery.index.protocol import Indexes
 from service.gallery.view import GalleryView
-
-SUFFIX = ".snapshot"
-
-log = logging.getLogger(__name__)
 
 
 class Views:
@@ -22,22 +15,13 @@ class Views:
 
     Args:
         catalog: where the truth is.
-        snapshots: folder of the snapshots.
-        index: makes an empty index of a dimension.
+        indexes: where the indexes are kept.
         snapshot_every: revisions after which a view writes its snapshot.
     """
 
-    def __init__(
-        self,
-        catalog: Catalog,
-        snapshots: Path,
-        *,
-        index: Callable[[int], VectorIndex] = FlatIndex,
-        snapshot_every: int = 5_000,
-    ) -> None:
+    def __init__(self, catalog: Catalog, indexes: Indexes, *, snapshot_every: int = 5_000) -> None:
         self._catalog = catalog
-        self._snapshots = snapshots
-        self._index = index
+        self._indexes = indexes
         self._snapshot_every = snapshot_every
         self._open: dict[int, GalleryView] = {}
         self._opening: dict[int, threading.Lock] = {}
@@ -58,13 +42,7 @@ class Views:
             with self._lock:
                 if gallery_pk in self._open:
                     return self._open[gallery_pk]
-            view = GalleryView(
-                self._catalog,
-                gallery_pk,
-                self._path(gallery_pk),
-                index=self._index,
-                snapshot_every=self._snapshot_every,
-            )
+            view = GalleryView(self._catalog, gallery_pk, self._indexes, snapshot_every=self._snapshot_every)
             with self._lock:
                 self._open[gallery_pk] = view
         return view
@@ -76,16 +54,13 @@ class Views:
             self._opening.pop(gallery_pk, None)
         if view is not None:
             view.abandon()
-        self._path(gallery_pk).unlink(missing_ok=True)
+        self._indexes.drop(gallery_pk)
 
     def sweep(self) -> None:
         """Delete snapshots of galleries that are gone, and what a crash left half written; called before first use."""
         with self._catalog.read() as reading:
-            alive = {self._path(pk).name for pk in galleries.every_pk(reading)}
-        for path in self._snapshots.iterdir():
-            if path.is_file() and SUFFIX in path.name and path.name not in alive:
-                log.info("deleting %s, which belongs to no gallery", path.name)
-                path.unlink(missing_ok=True)
+            alive = set(galleries.every_pk(reading))
+        self._indexes.sweep(alive)
 
     def close(self) -> None:
         """Close every view; each writes its last snapshot."""
@@ -94,6 +69,3 @@ class Views:
             self._open.clear()
         for view in views:
             view.close()
-
-    def _path(self, gallery_pk: int) -> Path:
-        return self._snapshots / f"{gallery_pk}{SUFFIX}"

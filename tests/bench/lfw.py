@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from service.artifact.files import write_atomic
 from service.artifact.manifest import CalibrationRecord, manifest_text, read_manifest
-from service.gallery.index import FlatIndex
+from service.gallery.index.flat import FlatIndex
 from service.identify.calibration import fit
 from service.settings import CHECKOUT
 from tests.bench.lfw_data import FOLDS, SAME_PERSON, Lfw, load_lfw, person_of

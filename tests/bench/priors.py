@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from service.gallery.index import FlatIndex
+from service.gallery.index.flat import FlatIndex
 from service.identify.budget import floors, share_out
 from service.identify.calibration import Calibration, fit
 from service.identify.cost import cllr, min_cllr

@@ -4,13 +4,14 @@ import pytest
 
 from service.errors import GalleryNotFoundError
 from service.gallery import faces, galleries
+from service.gallery.index.local import LocalIndexes
 from service.gallery.views import Views
 
 
 @pytest.fixture
 def views(catalog, tmp_path):
     (tmp_path / "snapshots").mkdir()
-    views = Views(catalog, tmp_path / "snapshots")
+    views = Views(catalog, LocalIndexes(tmp_path / "snapshots"))
     yield views
     views.close()
 

@@ -1,90 +1,21 @@
-"""A vector index: who is nearest to a probe.
-
-`VectorIndex` is what the rest of the product knows; `FlatIndex` compares a probe with everybody, exactly, and is right
-for galleries up to some hundred thousand people. An index is disposable: the catalog can make it again.
-"""
+"""Exact search in memory: a probe is compared with everybody."""
 
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import faiss
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from service.gallery.embeddings import Embeddings, Rows, checked
+from service.gallery.index.protocol import NOBODY, Matches
 from service.gallery.locks import SharedLock
 
 # FAISS' stubs describe the generated classes and not the Python ones that stand before them.
 _selector_of: Final[Any] = faiss.IDSelectorBitmap
 _parameters_of: Final[Any] = faiss.SearchParameters
-
-NOBODY: Final = -1
-"""Fills `Matches.rows` where there are fewer people than asked for; its score is -inf."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Matches:
-    """The nearest people of each probe, the most similar first; equal scores come in no set order.
-
-    Attributes:
-        rows: shape (m, k), int64, padded with `NOBODY`.
-        scores: cosines, shape (m, k), float32, padded with -inf.
-    """
-
-    rows: Rows
-    scores: NDArray[np.float32]
-
-
-class VectorIndex(Protocol):
-    """Unit vectors under int64 rows, safe to use from threads.
-
-    What `add` or `remove` did is seen by every search that begins after they returned; a search beside them sees each
-    vector as it was before or after, never a mixture, and never a row's old and new vector both.
-    """
-
-    @property
-    def dim(self) -> int:
-        """Dimension of the vectors."""
-
-    def __len__(self) -> int:
-        """How many rows can be found."""
-
-    def add(self, rows: Rows, embeddings: ArrayLike) -> None:
-        """Add vectors; a row that exists is replaced, and of a row given twice the last counts.
-
-        Args:
-            rows: shape (n,), int64, none negative.
-            embeddings: unit vectors, shape (n, dim).
-
-        Raises:
-            InvalidEmbeddingError: wrong dimension, NaN, infinity or not unit length; nothing is added.
-        """
-
-    def remove(self, rows: Rows) -> int:
-        """Remove rows, shape (n,); those that do not exist are passed over. Returns how many were there."""
-
-    def search(self, probes: ArrayLike, k: int) -> Matches:
-        """Find the `k` nearest of each probe, shape (m, dim). `k` may be 0 or larger than the index.
-
-        Raises:
-            InvalidEmbeddingError: as in `add`.
-        """
-
-    def score(self, probes: ArrayLike, rows: Rows) -> NDArray[np.float32]:
-        """Score exactly these rows, shape (n,), repeats allowed; NaN where a row does not exist.
-
-        Returns:
-            Cosines, shape (m, n), float32: what `search` says of the same pair, up to rounding.
-
-        Raises:
-            InvalidEmbeddingError: as in `add`.
-        """
-
-    def contents(self) -> tuple[Rows, Embeddings]:
-        """Return all rows and their vectors as of one moment, in no set order, without holding up searches."""
 
 
 class FlatIndex:
@@ -145,9 +76,7 @@ class FlatIndex:
     def search(self, probes: ArrayLike, k: int) -> Matches:
         """See `VectorIndex.search`."""
         vectors = checked(probes, self._dim)
-        matches = Matches(
-            np.full((len(vectors), k), NOBODY, dtype=np.int64), np.full((len(vectors), k), -np.inf, dtype=np.float32)
-        )
+        matches = Matches.none(len(vectors), k)
         with self._searches.shared():
             found = min(k, len(self._positions))
             if found and len(vectors):
@@ -168,7 +97,7 @@ class FlatIndex:
         return scores
 
     def contents(self) -> tuple[Rows, Embeddings]:
-        """See `VectorIndex.contents`."""
+        """Return all rows and their vectors as of one moment, in no set order, without holding up searches."""
         with self._writers:
             living = np.flatnonzero(self._alive[: self._flat.ntotal])
             return self._rows[living], self._stored()[living]

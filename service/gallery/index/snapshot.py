@@ -28,9 +28,10 @@ import numpy as np
 
 from service.errors import SnapshotError, StorageError, StorageFullError
 from service.gallery.embeddings import STORED, Embeddings, Rows
+from service.gallery.index.protocol import Owner
 
 MAGIC: Final = b"VULTUSIX"
-VERSION: Final = 1
+VERSION: Final = 2
 PREFIX: Final = struct.Struct("<8sII")
 ALIGNMENT: Final = 64
 DIGEST_BYTES: Final = 32
@@ -43,18 +44,12 @@ class Header:
     """What a snapshot is of.
 
     Attributes:
-        catalog: id of the catalog it was made from.
-        gallery_pk: whose index.
-        model_digest: of the model that made the vectors.
-        dim: of the vectors.
+        owner: whose index.
         revision: every change up to it is contained; later ones may be, and may be applied again.
         count: how many people.
     """
 
-    catalog: str
-    gallery_pk: int
-    model_digest: str
-    dim: int
+    owner: Owner
     revision: int
     count: int
 
@@ -81,7 +76,7 @@ def write(path: Path, header: Header, rows: Rows, embeddings: Embeddings) -> Non
         StorageFullError: no space is left; the old file stays.
         StorageError: the disk refuses; the old file stays.
     """
-    if rows.shape != (header.count,) or embeddings.shape != (header.count, header.dim):
+    if rows.shape != (header.count,) or embeddings.shape != (header.count, header.owner.dim):
         raise ValueError("the header does not describe the arrays")
     text = json.dumps(asdict(header)).encode()
     text += b" " * (-(PREFIX.size + len(text)) % ALIGNMENT)
@@ -94,15 +89,12 @@ def write(path: Path, header: Header, rows: Rows, embeddings: Embeddings) -> Non
         file.write(digest.digest())
 
 
-def read(path: Path, *, catalog: str, gallery_pk: int, model_digest: str, dim: int, newest: int) -> Snapshot:
+def read(path: Path, owner: Owner, *, newest: int) -> Snapshot:
     """Map a snapshot into memory after checking every byte of it.
 
     Args:
         path: where it lies.
-        catalog: id of the catalog that is open.
-        gallery_pk: the gallery that is wanted.
-        model_digest: of the gallery's model.
-        dim: of the gallery's vectors.
+        owner: whose index is wanted.
         newest: the gallery's revision; a snapshot beyond it tells of changes that the catalog does not know.
 
     Raises:
@@ -112,7 +104,7 @@ def read(path: Path, *, catalog: str, gallery_pk: int, model_digest: str, dim: i
     try:
         with path.open("rb") as file:
             header, start = _read_header(file)
-            size = start + header.count * (ROW.itemsize + header.dim * STORED.itemsize) + DIGEST_BYTES
+            size = start + header.count * (ROW.itemsize + header.owner.dim * STORED.itemsize) + DIGEST_BYTES
             if os.fstat(file.fileno()).st_size != size:
                 raise SnapshotError("the snapshot is cut short")
             _check_digest(file, size)
@@ -120,15 +112,14 @@ def read(path: Path, *, catalog: str, gallery_pk: int, model_digest: str, dim: i
         raise
     except OSError as error:
         raise SnapshotError(f"the snapshot cannot be read: {error.strerror}") from error
-    wanted = (catalog, gallery_pk, model_digest, dim)
-    if (header.catalog, header.gallery_pk, header.model_digest, header.dim) != wanted:
+    if header.owner != owner:
         raise SnapshotError("the snapshot is of another catalog, gallery or model")
     if header.revision > newest:
         raise SnapshotError(f"the snapshot is of revision {header.revision}, the catalog at {newest}")
     if header.count == 0:
-        return Snapshot(header, np.empty(0, np.int64), np.empty((0, dim), np.float32))
+        return Snapshot(header, np.empty(0, np.int64), np.empty((0, owner.dim), np.float32))
     rows = np.memmap(path, ROW, "r", start, (header.count,))
-    embeddings = np.memmap(path, STORED, "r", start + rows.nbytes, (header.count, dim))
+    embeddings = np.memmap(path, STORED, "r", start + rows.nbytes, (header.count, owner.dim))
     return Snapshot(header, rows, embeddings)
 
 
@@ -149,11 +140,11 @@ def _read_header(file: BinaryIO) -> tuple[Header, int]:
         raise SnapshotError(f"the snapshot has format {version}, this release reads {VERSION}")
     try:
         fields: dict[str, Any] = json.loads(file.read(length))
-        header = Header(**fields)
-        sizes = (header.gallery_pk, header.dim, header.revision, header.count)
+        header = Header(**fields | {"owner": Owner(**fields["owner"])})
+        sizes = (header.owner.gallery_pk, header.owner.dim, header.revision, header.count)
         if not all(isinstance(size, int) and size >= 0 for size in sizes):
             raise SnapshotError("the snapshot's header is damaged")
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, KeyError) as error:
         raise SnapshotError("the snapshot's header is damaged") from error
     return header, PREFIX.size + length
 

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 
 from service.errors import SnapshotError, StorageError, StorageFullError
-from service.gallery import snapshot
-from service.gallery.snapshot import Header
+from service.gallery.index import snapshot
+from service.gallery.index.protocol import Owner
+from service.gallery.index.snapshot import Header
 
-HEADER = Header(catalog="c", gallery_pk=3, model_digest="d1", dim=16, revision=41, count=30)
-WANTED = {"catalog": "c", "gallery_pk": 3, "model_digest": "d1", "dim": 16, "newest": 50}
+OWNER = Owner(catalog="c", gallery_pk=3, model_digest="d1", dim=16)
+HEADER = Header(OWNER, revision=41, count=30)
 
 
 @pytest.fixture
@@ -26,14 +27,14 @@ def written(path, unit):
 
 
 def test_a_snapshot_is_read_as_it_was_written(written, unit):
-    read = snapshot.read(written, **WANTED)
+    read = snapshot.read(written, OWNER, newest=50)
     assert read.header == HEADER
     np.testing.assert_array_equal(read.rows, np.arange(30) * 7)
     np.testing.assert_array_equal(read.embeddings, unit(30))
 
 
 def test_its_arrays_are_mapped_and_cannot_be_changed(written):
-    read = snapshot.read(written, **WANTED)
+    read = snapshot.read(written, OWNER, newest=50)
     assert isinstance(read.embeddings, np.memmap)
     assert not read.embeddings.flags.writeable
     assert read.rows.offset % 64 == 0
@@ -42,7 +43,7 @@ def test_its_arrays_are_mapped_and_cannot_be_changed(written):
 def test_an_empty_snapshot_is_read(path):
     header = dataclasses.replace(HEADER, count=0)
     snapshot.write(path, header, np.empty(0, np.int64), np.empty((0, 16), np.float32))
-    read = snapshot.read(path, **WANTED)
+    read = snapshot.read(path, OWNER, newest=50)
     assert (read.rows.shape, read.embeddings.shape) == ((0,), (0, 16))
 
 
@@ -57,53 +58,53 @@ def test_any_edited_byte_is_noticed(written):
         edited[place] ^= 0x10
         written.write_bytes(edited)
         with pytest.raises(SnapshotError):
-            snapshot.read(written, **WANTED)
+            snapshot.read(written, OWNER, newest=50)
 
 
 @pytest.mark.parametrize("length", [0, 1, 15, 16, 100, 300, 1000, -33, -1])
 def test_a_file_cut_short_is_noticed(written, length):
     os.truncate(written, length % written.stat().st_size)
     with pytest.raises(SnapshotError):
-        snapshot.read(written, **WANTED)
+        snapshot.read(written, OWNER, newest=50)
 
 
 def test_a_file_with_more_behind_it_is_noticed(written):
     written.write_bytes(written.read_bytes() + b"\x00")
     with pytest.raises(SnapshotError):
-        snapshot.read(written, **WANTED)
+        snapshot.read(written, OWNER, newest=50)
 
 
-@pytest.mark.parametrize("fields", [{"count": 10**18}, {"count": -1}, {"dim": "16"}, {"extra": 1}])
+@pytest.mark.parametrize("fields", [{"count": 10**18}, {"count": -1}, {"owner": {"dim": 16}}, {"extra": 1}])
 def test_a_header_that_makes_no_sense_is_noticed(path, fields):
     text = json.dumps(dataclasses.asdict(HEADER) | fields).encode()
     path.write_bytes(snapshot.PREFIX.pack(snapshot.MAGIC, snapshot.VERSION, len(text)) + text)
     with pytest.raises(SnapshotError):
-        snapshot.read(path, **WANTED)
+        snapshot.read(path, OWNER, newest=50)
 
 
 def test_a_newer_format_is_told(written):
     content = bytearray(written.read_bytes())
     content[8:12] = (snapshot.VERSION + 1).to_bytes(4, "little")
     written.write_bytes(content)
-    with pytest.raises(SnapshotError, match="format 2"):
-        snapshot.read(written, **WANTED)
+    with pytest.raises(SnapshotError, match="format 3"):
+        snapshot.read(written, OWNER, newest=50)
 
 
 @pytest.mark.parametrize("other", [{"catalog": "x"}, {"gallery_pk": 4}, {"model_digest": "d2"}, {"dim": 8}])
 def test_a_snapshot_of_something_else_is_told(written, other):
     with pytest.raises(SnapshotError, match="another"):
-        snapshot.read(written, **WANTED | other)
+        snapshot.read(written, dataclasses.replace(OWNER, **other), newest=50)
 
 
 def test_a_snapshot_beyond_the_catalog_is_told(written):
     with pytest.raises(SnapshotError, match="revision 41"):
-        snapshot.read(written, **WANTED | {"newest": 40})
-    assert snapshot.read(written, **WANTED | {"newest": 41})
+        snapshot.read(written, OWNER, newest=40)
+    assert snapshot.read(written, OWNER, newest=41)
 
 
 def test_no_snapshot_is_no_damage(path):
     with pytest.raises(FileNotFoundError):
-        snapshot.read(path, **WANTED)
+        snapshot.read(path, OWNER, newest=50)
 
 
 def test_a_write_that_fails_leaves_the_old_snapshot_and_nothing_else(written, unit):

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from service.errors import InvalidEmbeddingError
-from service.gallery.index import NOBODY, FlatIndex
+from service.gallery.index.flat import FlatIndex
+from service.gallery.index.protocol import NOBODY
 
 DIM = 16
 
