@@ -102,9 +102,9 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
 
 async def _open(app: FastAPI, settings: Settings, stack: AsyncExitStack) -> Product:
     streams = settings.threads or os.cpu_count() or 1
-    folder = await asyncio.to_thread(DataFolder.open, settings.data)
+    folder = await asyncio.to_thread(DataFolder.open, settings.data, secret=settings.secret)
     stack.callback(folder.close)
-    catalog = await asyncio.to_thread(Catalog.open, folder.catalog, secret=folder.secret, fuse=fuse)
+    catalog = await asyncio.to_thread(Catalog.open, settings.catalog or folder.catalog, secret=folder.secret, fuse=fuse)
     stack.callback(catalog.close)
     access = Access(catalog)
     await asyncio.to_thread(refuse_open_network, settings, access)

@@ -272,9 +272,19 @@ class FpirNotSupportedError(VultusError):
 
 
 class StorageError(VultusError):
-    """The catalog could not be read or written."""
+    """The catalog could not be read or written.
+
+    Args:
+        detail: what is wrong.
+        retry_after: seconds after which a new try makes sense; None where it does not help.
+        extra: as for every error.
+    """
 
     status, code, title = 503, "storage_unavailable", "The storage does not answer"
+
+    def __init__(self, detail: str, *, retry_after: int | None = None, **extra: Any) -> None:
+        super().__init__(detail, **extra if retry_after is None else {**extra, "retry_after": retry_after})
+        self.retry_after = retry_after
 
 
 class StorageFullError(StorageError):

@@ -33,6 +33,17 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="VULTUS_", extra="forbid", frozen=True)
 
     data: Annotated[Path, Field(description="folder of the catalog, snapshots and secrets")] = CHECKOUT / ".vultus"
+    catalog: Annotated[
+        str,
+        Field(
+            repr=False,
+            pattern="^(postgres(ql)?://.*)?$",
+            description="PostgreSQL URL of the catalog that replicas share; without it SQLite in the data folder",
+        ),
+    ] = ""
+    secret: Annotated[
+        Path | None, Field(description="file of the secret that replicas share; without it the data folder holds one")
+    ] = None
     models: Annotated[Path, Field(description="folder of the models' manifests and files")] = CHECKOUT / "models"
     host: Annotated[str, Field(description="address to listen on")] = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535, description="port to listen on; 0 takes a free one")] = 8000

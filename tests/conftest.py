@@ -25,6 +25,7 @@ from service.app import create_app
 from service.artifact.store import ModelStore
 from service.recognition.product import Product
 from service.settings import CHECKOUT, Settings
+from tests.servers import Postgres, postgres
 
 PROBLEM = "application/problem+json"
 MEMBERS = {"type", "title", "status", "code", "detail", "request_id"}
@@ -167,6 +168,13 @@ def driven(app: FastAPI) -> Iterator[Service]:
         client = httpx.AsyncClient(transport=transport, base_url="http://localhost", timeout=60)
         with portal.wrap_async_context_manager(client):
             yield Service(app, portal, client)
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[Postgres]:
+    """A PostgreSQL for the whole session."""
+    with postgres() as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

@@ -26,7 +26,7 @@ def _default(value: object) -> str:
         return f"`{value.relative_to(CHECKOUT)}/`"
     if isinstance(value, bool):
         return f"`{int(value)}`"
-    return f"`{value}`" if value != "" else ""
+    return f"`{value}`" if value not in {"", None} else ""
 
 
 def errors_table() -> list[str]:

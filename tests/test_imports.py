@@ -32,7 +32,7 @@ BELOW = {
 
 THEIR_OWN = {
     "http": ({"fastapi", "starlette", "uvicorn"}, {"api", "app", "cli"}),
-    "sql": ({"sqlalchemy", "sqlite3"}, {"gallery"}),
+    "sql": ({"sqlalchemy", "sqlite3", "pg8000"}, {"gallery"}),
     "inference": ({"onnxruntime", "openvino"}, {"vision", "artifact"}),
     "index": ({"faiss"}, {"gallery"}),
     "photos": ({"PIL"}, {"vision", "cli"}),

@@ -17,6 +17,7 @@ from service.errors import (
     InvalidRequestError,
     NotFoundError,
     OverloadedError,
+    StorageError,
     UnsupportedMediaTypeError,
     VultusError,
 )
@@ -48,7 +49,7 @@ def response(error: VultusError, request_id: str) -> JSONResponse:
     """An error as an answer."""
     # Set here as well as by the middleware: an error that nobody foresaw is answered outside of it.
     headers = {"X-Request-Id": request_id}
-    if isinstance(error, OverloadedError):
+    if isinstance(error, (OverloadedError, StorageError)) and error.retry_after is not None:
         headers["Retry-After"] = str(error.retry_after)
     if error.status == 401:
         headers["WWW-Authenticate"] = "Bearer"

@@ -16,6 +16,7 @@ from service.errors import DataFolderInUseError, InvalidRequestError, StorageErr
 if TYPE_CHECKING:
     from service.gallery.catalog import Catalog
     from service.gallery.keys import KeyRecord
+    from service.settings import Settings
 
 app = typer.Typer(help="Create, list and revoke API keys; works beside a running service.", no_args_is_help=True)
 
@@ -91,7 +92,7 @@ def _facts(key: KeyRecord) -> dict[str, Any]:
 
 @contextmanager
 def _catalog() -> Iterator[Catalog]:
-    """The catalog of the settings' data folder, also while a service works on it: SQLite keeps the two apart.
+    """The catalog of the settings, also while a service works on it: the database keeps the two apart.
 
     Raises:
         StorageError: it cannot be opened.
@@ -101,22 +102,24 @@ def _catalog() -> Iterator[Catalog]:
     from service.identify.fusion import fuse  # noqa: PLC0415 - the same
     from service.settings import load_settings  # noqa: PLC0415 - the same
 
-    data = load_settings().data
+    settings = load_settings()
     with ExitStack() as stack:
         try:
-            folder = DataFolder.open(data)
+            folder = DataFolder.open(settings.data, secret=settings.secret)
             stack.callback(folder.close)
             file, secret = folder.catalog, folder.secret
         except DataFolderInUseError:
-            file, secret = _in_use(data)
-        catalog = Catalog.open(file, secret=secret, fuse=fuse)
+            file, secret = _in_use(settings)
+        catalog = Catalog.open(settings.catalog or file, secret=secret, fuse=fuse)
         stack.callback(catalog.close)
         yield catalog
 
 
-def _in_use(data: Path) -> tuple[Path, bytes]:
+def _in_use(settings: Settings) -> tuple[Path, bytes]:
     """The catalog and the secret of a folder that a service has made and holds."""
-    file, secret = data / "catalog.sqlite", data / "secret"
-    if not file.is_file():
+    from service.gallery.folder import secret_in  # noqa: PLC0415 - a fast start of the other commands
+
+    file, secret = settings.data / "catalog.sqlite", settings.secret or settings.data / "secret"
+    if not secret.is_file() or not (settings.catalog or file.is_file()):
         raise StorageError("the service on this data folder is just starting; try again in a moment")
-    return file, secret.read_bytes()
+    return file, secret_in(secret)

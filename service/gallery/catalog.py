@@ -7,7 +7,8 @@
 
 The verbs live in the modules named after what they speak of (`galleries`, `people`, `faces`, `forgetting`, `keys`,
 `idempotency`, `changes`), as functions over a transaction. Every committed transaction that changed a gallery raised
-its revision by exactly one, however many rows it touched.
+its revision by exactly one, however many rows it touched. The same code runs on SQLite, for one process, and on
+PostgreSQL, for several (`Storage`).
 """
 
 from __future__ import annotations
@@ -16,18 +17,20 @@ import hashlib
 import hmac
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Connection, bindparam, make_url, update
+from sqlalchemy import Connection, Engine, bindparam, make_url, select, update
 
 from service.errors import GalleryNotFoundError, StorageError
-from service.gallery import schema, sqlite
+from service.gallery import schema
+from service.gallery.postgresql import PostgresStorage, speaks_of
+from service.gallery.sqlite import SqliteStorage
 
 Fuse: TypeAlias = Callable[[NDArray[np.float32], NDArray[np.float32]], NDArray[np.floating[Any]]]
 """(embeddings (n, dim), quality (n,)) -> the person's vector (dim,)."""
@@ -40,6 +43,44 @@ RAISE = (
     .values(revision=schema.galleries.c.revision + 1)
     .returning(schema.galleries.c.revision)
 )
+HOLD = (
+    select(schema.galleries.c.pk)
+    .where(schema.galleries.c.pk == bindparam("gallery_pk"))
+    .with_for_update(key_share=True)  # references to the gallery may still be made
+)
+
+TURN_SECONDS = 30
+"""How long a writer of a storage that takes one at a time waits for its turn."""
+
+
+class Storage(Protocol):
+    """A database that a catalog is kept in.
+
+    Attributes:
+        writing: connections for transactions that change something,
+        reading: and for those that see one moment and can change nothing.
+        single_writer: whether a writing transaction keeps all others out; where it does not, `WriteTransaction.hold`
+            takes the gallery.
+    """
+
+    @property
+    def writing(self) -> Engine: ...  # noqa: D102 (said above)
+    @property
+    def reading(self) -> Engine: ...  # noqa: D102
+    @property
+    def single_writer(self) -> bool: ...  # noqa: D102
+
+    def translated(self) -> AbstractContextManager[None]:
+        """Turn what the driver raises into the product's own errors."""
+
+    def alone(self, connection: Connection) -> None:
+        """Keep every other process from making or migrating the tables until the transaction ends."""
+
+    def scrub(self) -> bool:
+        """Take what was deleted out of the log; False where that has to be tried again."""
+
+    def dispose(self) -> None:
+        """Close every connection."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +96,11 @@ class WriteTransaction:
     """Changes that are committed together; it reads its own writes.
 
     Attributes:
-        connection: in a transaction that excludes other writers.
+        connection: in a transaction that can write.
         now: the moment that all its changes are stamped with.
         fuse: makes a person's vector from the templates.
         secret: key of the keyed hashes.
+        alone: whether no other writer can change anything until its end.
         erased: set where templates are deleted, so that no trace of them stays in the log once committed.
     """
 
@@ -66,8 +108,23 @@ class WriteTransaction:
     now: datetime
     fuse: Fuse
     secret: bytes
+    alone: bool
     erased: bool = False
     _revisions: dict[int, int] = field(default_factory=dict)
+    _held: set[int] = field(default_factory=set)
+
+    def hold(self, gallery_pk: int) -> None:
+        """Keep other writers out of a gallery until the end; called before anything is read that decides a change.
+
+        Whoever waited here sees all that was committed meanwhile. `galleries.get` and `galleries.by_pk` do it too.
+        """
+        if not self.alone and gallery_pk not in self._held:
+            self.connection.execute(HOLD, {"gallery_pk": gallery_pk})
+            self._held.add(gallery_pk)
+
+    def holds(self, gallery_pk: int) -> None:
+        """Note that a statement has just taken the gallery."""
+        self._held.add(gallery_pk)
 
     def revise(self, gallery_pk: int) -> int:
         """Return the revision that this transaction gives to the gallery; called before each change of it.
@@ -94,10 +151,9 @@ class Catalog:
         id: random, made with the catalog; what is derived from it (snapshots) carries it.
     """
 
-    def __init__(self, path: Path, engines: sqlite.Engines, *, identity: str, secret: bytes, fuse: Fuse) -> None:
+    def __init__(self, storage: Storage, *, identity: str, secret: bytes, fuse: Fuse) -> None:
         self.id = identity
-        self._path = path
-        self._engines = engines
+        self._storage = storage
         self._secret = secret
         self._fuse = fuse
         self._turn = threading.Lock()
@@ -105,30 +161,36 @@ class Catalog:
 
     @classmethod
     def open(cls, url_or_path: str | Path, *, secret: bytes, fuse: Fuse) -> Catalog:
-        """Open the catalog, creating it where there is none.
+        """Open the catalog, creating it where there is none and bringing an older one forward.
 
         Args:
-            url_or_path: a file, or a `sqlite:///` URL.
-            secret: key of the keyed hashes (digits, receipts).
+            url_or_path: a file, a `sqlite:///` URL, or a `postgresql://` URL (see `PostgresStorage.at`).
+            secret: key of the keyed hashes (digits, receipts); the same for everybody who opens this catalog.
             fuse: makes a person's vector from the templates; see `Fuse`.
 
         Raises:
             SchemaVersionError: it was written by a newer release.
-            StorageError: it cannot be opened, is damaged, or is no SQLite database.
+            StorageError: it cannot be opened, is damaged, is no catalog, or was made with another secret.
         """
-        path = _path(url_or_path)
-        engines = sqlite.engines(path)
+        storage = _storage(url_or_path)
         try:
-            with sqlite.translated(path), engines.writing.begin() as connection:
+            with storage.translated(), storage.writing.begin() as connection:
+                storage.alone(connection)
                 identity = schema.prepare(connection)
+                schema.own(connection, keyed_hash(secret, "catalog", identity))
         except BaseException:
-            engines.dispose()
+            storage.dispose()
             raise
-        return cls(path, engines, identity=identity, secret=secret, fuse=fuse)
+        return cls(storage, identity=identity, secret=secret, fuse=fuse)
+
+    @property
+    def shared(self) -> bool:
+        """Whether other processes may change it too."""
+        return not self._storage.single_writer
 
     def close(self) -> None:
         """Close all connections; open transactions must have ended."""
-        self._engines.dispose()
+        self._storage.dispose()
 
     @contextmanager
     def read(self) -> Iterator[ReadTransaction]:
@@ -137,25 +199,36 @@ class Catalog:
         Raises:
             StorageError: the storage does not answer.
         """
-        with sqlite.translated(self._path), self._engines.reading.begin() as connection:
+        with self._storage.translated(), self._storage.reading.begin() as connection:
             yield ReadTransaction(connection, datetime.now(UTC))
 
     @contextmanager
     def write(self) -> Iterator[WriteTransaction]:
-        """Change the catalog; one transaction at a time, each waits its turn. Never open one inside another.
+        """Change the catalog. Never open one inside another.
+
+        In SQLite one transaction runs at a time, each waits its turn; in PostgreSQL one a gallery.
 
         Raises:
             StorageFullError: no space is left; nothing was changed.
             StorageError: the storage does not answer, or no turn came in time; nothing was changed.
         """
-        if not self._turn.acquire(timeout=sqlite.WAIT_SECONDS):
-            raise StorageError("the catalog is busy with other writes")
-        try:
-            with sqlite.translated(self._path), self._engines.writing.begin() as connection:
-                tx = WriteTransaction(connection, datetime.now(UTC), self._fuse, self._secret)
+        with self._in_turn():
+            with self._storage.translated(), self._storage.writing.begin() as connection:
+                alone = self._storage.single_writer
+                tx = WriteTransaction(connection, datetime.now(UTC), self._fuse, self._secret, alone)
                 yield tx
             if tx.erased or self._scrub_owed:
-                self._scrub_owed = not sqlite.scrub(self._engines.writing)
+                self._scrub_owed = not self._storage.scrub()
+
+    @contextmanager
+    def _in_turn(self) -> Iterator[None]:
+        if not self._storage.single_writer:
+            yield
+            return
+        if not self._turn.acquire(timeout=TURN_SECONDS):
+            raise StorageError("the catalog is busy with other writes", retry_after=1)
+        try:
+            yield
         finally:
             self._turn.release()
 
@@ -174,10 +247,12 @@ def keyed_hash(secret: bytes, *parts: str) -> str:
     return hmac.new(secret, message, hashlib.sha256).hexdigest()
 
 
-def _path(url_or_path: str | Path) -> Path:
+def _storage(url_or_path: str | Path) -> Storage:
     if isinstance(url_or_path, Path) or "://" not in url_or_path:
-        return Path(url_or_path)
+        return SqliteStorage.at(Path(url_or_path))
+    if speaks_of(url_or_path):
+        return PostgresStorage.at(url_or_path)
     url = make_url(url_or_path)
     if url.get_backend_name() != "sqlite" or not url.database or url.database == ":memory:":
-        raise StorageError("the catalog is kept in a SQLite file; give its path or a sqlite:/// URL")
-    return Path(url.database)
+        raise StorageError("the catalog is kept in a SQLite file or in PostgreSQL; give a path or a postgresql:// URL")
+    return SqliteStorage.at(Path(url.database))

@@ -139,6 +139,7 @@ def remove(tx: WriteTransaction, gallery_pk: int, person: str, face: str) -> Rem
         PersonNotFoundError: there is no such person.
         FaceNotFoundError: the person has no such face.
     """
+    tx.hold(gallery_pk)
     owner = people.get(tx, gallery_pk, person)
     this = (templates.c.person_pk == owner.pk) & (templates.c.face == face)
     if tx.connection.execute(templates.delete().where(this)).rowcount == 0:

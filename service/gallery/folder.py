@@ -1,8 +1,8 @@
 """The data folder: one process at a time, one secret, and where everything lies.
 
 lock              held as long as the folder is open; names the process
-secret            32 random bytes: the key of every keyed hash in the catalog
-catalog.sqlite    the truth
+secret            32 random bytes: the key of every keyed hash in the catalog; replicas name one file for all instead
+catalog.sqlite    the truth, where it is not in PostgreSQL
 snapshots/        indexes made from it
 """
 
@@ -30,8 +30,12 @@ class DataFolder:
     _lock: int = field(repr=False)
 
     @classmethod
-    def open(cls, path: Path) -> DataFolder:
+    def open(cls, path: Path, *, secret: Path | None = None) -> DataFolder:
         """Take the folder for this process, creating it, readable to its owner alone, where there is none.
+
+        Args:
+            path: of the folder.
+            secret: a file outside of it that holds the secret.
 
         Raises:
             DataFolderInUseError: another process holds it; `pid` says which.
@@ -43,11 +47,11 @@ class DataFolder:
         except OSError as error:
             raise StorageError(f"the data folder {path} cannot be used: {error.strerror}") from error
         try:
-            folder = cls(path, _secret(path), lock)
+            folder = cls(path, _secret(path) if secret is None else secret_in(secret), lock)
             folder.snapshots.mkdir(mode=0o700, exist_ok=True)
         except OSError as error:
             os.close(lock)
-            raise StorageError(f"the data folder {path} cannot be used: {error.strerror}") from error
+            raise StorageError(f"{error.filename or path} cannot be used: {error.strerror}") from error
         except StorageError:
             os.close(lock)
             raise
@@ -86,13 +90,23 @@ def _take(path: Path) -> int:
     return lock
 
 
+def secret_in(path: Path) -> bytes:
+    """The secret that a file holds.
+
+    Raises:
+        StorageError: it is too short to be one.
+        OSError: it cannot be read.
+    """
+    secret = path.read_bytes()
+    if len(secret) < SECRET_BYTES:
+        raise StorageError(f"{path} has {len(secret)} bytes and a secret at least {SECRET_BYTES}: it is damaged")
+    return secret
+
+
 def _secret(folder: Path) -> bytes:
     path = folder / "secret"
     with contextlib.suppress(FileNotFoundError):
-        secret = path.read_bytes()
-        if len(secret) != SECRET_BYTES:
-            raise StorageError(f"{path} is damaged; restore it from a backup")
-        return secret
+        return secret_in(path)
     if _catalog(folder).exists():
         # A new secret would silently fail every hash that the catalog holds.
         raise StorageError(f"{path} is missing while the catalog is there; restore it from a backup")

@@ -50,6 +50,7 @@ def forget(tx: WriteTransaction, gallery_pk: int, person: str) -> Forgotten:
     Raises:
         PersonNotFoundError: there is no such person.
     """
+    tx.hold(gallery_pk)
     leaving = people.get(tx, gallery_pk, person)
     revision = tx.revise(gallery_pk)
     held = select(func.count()).select_from(templates).where(templates.c.person_pk == leaving.pk)

@@ -9,12 +9,15 @@ from sqlalchemy import update as change
 from sqlalchemy.exc import IntegrityError
 
 from service.errors import GalleryExistsError, GalleryNotFoundError
-from service.gallery.catalog import Reading, WriteTransaction
+from service.gallery.catalog import Reading, ReadTransaction, WriteTransaction
 from service.gallery.records import Attributes, GalleryChanges, GalleryRecord, Page, columns
 from service.gallery.schema import galleries, people, templates
 
 COLUMNS = columns(galleries, GalleryRecord)
 BY_PK = select(*COLUMNS).where(galleries.c.pk == bindparam("gallery_pk"))
+HELD_BY_PK = BY_PK.with_for_update(key_share=True)
+BY_NAME = select(*COLUMNS).where(galleries.c.name == bindparam("gallery_name"))
+HELD_BY_NAME = BY_NAME.with_for_update(key_share=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,27 +70,29 @@ def create(
 
 
 def get(reading: Reading, name: str) -> GalleryRecord:
-    """Return the gallery of this name.
+    """Return the gallery of this name; a transaction that writes then holds it.
 
     Raises:
         GalleryNotFoundError: there is none.
     """
-    row = reading.connection.execute(select(*COLUMNS).where(galleries.c.name == name)).one_or_none()
+    query = BY_NAME if _alone(reading) else HELD_BY_NAME
+    row = reading.connection.execute(query, {"gallery_name": name}).one_or_none()
     if row is None:
         raise GalleryNotFoundError(f"there is no gallery named {name!r}")
-    return GalleryRecord(*row)
+    return _held(reading, GalleryRecord(*row))
 
 
 def by_pk(reading: Reading, gallery_pk: int) -> GalleryRecord:
-    """Return the gallery of this key.
+    """Return the gallery of this key; a transaction that writes then holds it.
 
     Raises:
         GalleryNotFoundError: there is none.
     """
-    row = reading.connection.execute(BY_PK, {"gallery_pk": gallery_pk}).one_or_none()
+    query = BY_PK if _alone(reading) else HELD_BY_PK
+    row = reading.connection.execute(query, {"gallery_pk": gallery_pk}).one_or_none()
     if row is None:
         raise GalleryNotFoundError("the gallery does not exist")
-    return GalleryRecord(*row)
+    return _held(reading, GalleryRecord(*row))
 
 
 def page(reading: Reading, *, after: str | None = None, limit: int = 100) -> Page[GalleryRecord]:
@@ -144,3 +149,14 @@ def delete(tx: WriteTransaction, gallery_pk: int) -> GallerySize:
 def every_pk(reading: Reading) -> tuple[int, ...]:
     """Return the keys of all galleries."""
     return tuple(reading.connection.execute(select(galleries.c.pk)).scalars())
+
+
+def _alone(reading: Reading) -> bool:
+    """Whether a gallery need not be held: nothing is decided by what is read, or nobody else can write."""
+    return isinstance(reading, ReadTransaction) or reading.alone
+
+
+def _held(reading: Reading, gallery: GalleryRecord) -> GalleryRecord:
+    if isinstance(reading, WriteTransaction):
+        reading.holds(gallery.pk)
+    return gallery

@@ -37,6 +37,7 @@ def put(tx: WriteTransaction, gallery_pk: int, person: str, fields: PersonFields
         GalleryNotFoundError: there is no such gallery.
         ValueError: `digits` is not a keyed hash.
     """
+    tx.hold(gallery_pk)
     found = find(tx, gallery_pk, person)
     if found is None:
         return PutPerson(create(tx, gallery_pk, person, fields), created=True)
@@ -79,6 +80,7 @@ def patch(tx: WriteTransaction, gallery_pk: int, person: str, changes: PersonCha
         PersonNotFoundError: there is no such person.
         ValueError: `digits` is not a keyed hash.
     """
+    tx.hold(gallery_pk)
     found = get(tx, gallery_pk, person)
     if not changes:
         return found

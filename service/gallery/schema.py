@@ -65,6 +65,11 @@ def _key() -> BigInteger:
     return BigInteger().with_variant(Integer(), "sqlite")
 
 
+def _ordered(length: int) -> String:
+    """A text that listings are ordered by: by code points in every database, whatever its language is."""
+    return String(length).with_variant(String(length, collation="C"), "postgresql")
+
+
 def _json() -> JSON:
     return JSON(none_as_null=True)
 
@@ -86,7 +91,7 @@ galleries: Final = Table(
     "galleries",
     metadata,
     Column("pk", _key(), primary_key=True, autoincrement=True),
-    Column("name", String(255), nullable=False, unique=True),
+    Column("name", _ordered(255), nullable=False, unique=True),
     Column("model", String(255), nullable=False),
     Column("model_digest", String(128), nullable=False),
     Column("dim", Integer, nullable=False),
@@ -103,7 +108,7 @@ people: Final = Table(
     metadata,
     Column("pk", _key(), primary_key=True, autoincrement=True),
     Column("gallery_pk", BigInteger, _belongs_to("galleries.pk"), nullable=False),
-    Column("person", String(255), nullable=False),
+    Column("person", _ordered(255), nullable=False),
     Column("name", String(1000)),
     Column("region", String(16)),
     Column("device", String(255)),
@@ -256,6 +261,27 @@ def prepare(
     if found < version:
         connection.execute(update(meta).where(meta.c.name == "schema_version").values(value=str(version)))
     return identity
+
+
+def own(connection: Connection, proof: str) -> None:
+    """Make sure that a catalog is opened with the secret that it was made with.
+
+    With another one, every keyed hash in it would silently fail; replicas of one catalog must share theirs.
+
+    Args:
+        connection: in the transaction of `prepare`.
+        proof: a keyed hash of the catalog's id, which does not tell the secret.
+
+    Raises:
+        StorageError: the catalog belongs to another secret.
+    """
+    kept = connection.execute(select(meta.c.value).where(meta.c.name == "secret_proof")).scalar_one_or_none()
+    if kept is None:
+        connection.execute(meta.insert(), _entry("secret_proof", proof))
+    elif kept != proof:
+        raise StorageError(
+            "the catalog was made with another secret; replicas share the file `secret` of the first one's data folder"
+        )
 
 
 def _entry(name: str, value: str) -> dict[str, Any]:

@@ -25,6 +25,9 @@ from service.errors import StorageError, StorageFullError
 WAIT_SECONDS = 30
 """How long a transaction waits for its turn before it is refused."""
 
+COME_AGAIN_SECONDS = 2
+"""When a caller may try again, where that helps."""
+
 READERS = 64
 """Most readers at once; a connection is made when it is needed first."""
 
@@ -47,24 +50,72 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Engines:
-    """The writing connection and the reading ones of one catalog."""
+class SqliteStorage:
+    """The writing connection and the reading ones of one file; see `service.gallery.catalog.Storage`."""
 
+    path: Path
     writing: Engine
     reading: Engine
+
+    single_writer = True
+
+    @classmethod
+    def at(cls, path: Path) -> SqliteStorage:
+        """Return the storage in the file at `path`; nothing is opened yet."""
+        return cls(
+            path,
+            writing=_engine(path, connections=1, begin="BEGIN IMMEDIATE", pragmas=ALL + WRITING),
+            reading=_engine(path, connections=READERS, begin="BEGIN", pragmas=ALL + READING),
+        )
 
     def dispose(self) -> None:
         """Close every connection; the last one folds the write-ahead log into the file."""
         self.reading.dispose()
         self.writing.dispose()
 
+    def alone(self, connection: Connection) -> None:
+        """Nothing to do: a writing transaction has the file to itself."""
 
-def engines(path: Path) -> Engines:
-    """Return the engines for the file at `path`; nothing is opened yet."""
-    return Engines(
-        writing=_engine(path, connections=1, begin="BEGIN IMMEDIATE", pragmas=ALL + WRITING),
-        reading=_engine(path, connections=READERS, begin="BEGIN", pragmas=ALL + READING),
-    )
+    def scrub(self) -> bool:
+        """Fold the write-ahead log into the file and empty it, so that deleted rows do not live on there.
+
+        Returns:
+            False when a reader still needs the log, or the disk refuses; to be tried again later.
+        """
+        pooled = self.writing.raw_connection()
+        try:
+            cursor = pooled.cursor()
+            cursor.execute("PRAGMA busy_timeout = 50")
+            try:
+                cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+                (busy, _, _) = cursor.fetchall()[0]
+            finally:
+                cursor.execute(f"PRAGMA busy_timeout = {WAIT_SECONDS * 1000}")
+        except sqlite3.Error as error:
+            log.warning("the write-ahead log could not be emptied: %s", error)
+            return False
+        finally:
+            pooled.close()
+        return not busy
+
+    @contextmanager
+    def translated(self) -> Iterator[None]:
+        """Turn what SQLite and SQLAlchemy raise into the product's own errors.
+
+        Raises:
+            StorageFullError: no space is left.
+            StorageError: busy, read only, damaged, or any other failure; the text says which.
+        """
+        try:
+            yield
+        except DBAPIError as error:
+            raise _translate(error.orig, self.path) from error
+        except sqlite3.Error as error:
+            raise _translate(error, self.path) from error
+        except PoolTimeoutError as error:
+            raise StorageError("too many transactions are open at once", retry_after=COME_AGAIN_SECONDS) from error
+        except SQLAlchemyError as error:
+            raise StorageError(f"the catalog refused a statement ({type(error).__name__})") from error
 
 
 def _engine(path: Path, *, connections: int, begin: str, pragmas: tuple[str, ...]) -> Engine:
@@ -91,52 +142,11 @@ def _engine(path: Path, *, connections: int, begin: str, pragmas: tuple[str, ...
     return engine
 
 
-def scrub(writing: Engine) -> bool:
-    """Fold the write-ahead log into the file and empty it, so that deleted rows do not live on there.
-
-    Returns:
-        False when a reader still needs the log, or the disk refuses; to be tried again later.
-    """
-    pooled = writing.raw_connection()
-    try:
-        cursor = pooled.cursor()
-        cursor.execute("PRAGMA busy_timeout = 50")
-        try:
-            cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-            (busy, _, _) = cursor.fetchall()[0]
-        finally:
-            cursor.execute(f"PRAGMA busy_timeout = {WAIT_SECONDS * 1000}")
-    except sqlite3.Error as error:
-        log.warning("the write-ahead log could not be emptied: %s", error)
-        return False
-    finally:
-        pooled.close()
-    return not busy
-
-
-@contextmanager
-def translated(path: Path) -> Iterator[None]:
-    """Turn what SQLite and SQLAlchemy raise into the product's own errors.
-
-    Raises:
-        StorageFullError: no space is left.
-        StorageError: busy, read only, damaged, or any other failure; the text says which.
-    """
-    try:
-        yield
-    except DBAPIError as error:
-        raise _translate(error.orig, path) from error
-    except sqlite3.Error as error:
-        raise _translate(error, path) from error
-    except PoolTimeoutError as error:
-        raise StorageError("too many transactions are open at once") from error
-    except SQLAlchemyError as error:
-        raise StorageError(f"the catalog refused a statement ({type(error).__name__})") from error
-
-
 def _translate(error: BaseException | None, path: Path) -> StorageError:
     extended = getattr(error, "sqlite_errorcode", None) or 0
     primary = extended & 0xFF  # sqlite.org/rescode.html
+    retry_after = COME_AGAIN_SECONDS if primary in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED} else None
     if primary == sqlite3.SQLITE_FULL:
         return StorageFullError("no space is left for the catalog; reading goes on")
-    return StorageError(f"the catalog {path.name} {MEANING.get(primary, f'refused a statement ({error})')}")
+    meaning = MEANING.get(primary, f"refused a statement ({error})")
+    return StorageError(f"the catalog {path.name} {meaning}", retry_after=retry_after)

@@ -63,6 +63,7 @@ class DaysAtPlace:
 
 def record(tx: WriteTransaction, gallery_pk: int, visit: NewVisit) -> int:
     """Keep a visit, and return its key."""
+    tx.hold(gallery_pk)  # so that keys grow in the order of commits, which `last_of` relies on
     values = {
         "gallery_pk": gallery_pk,
         "person_pk": visit.person_pk,
@@ -79,10 +80,11 @@ def at_place(reading: Reading, gallery_pk: int, kind: Place, name: str) -> DaysA
     """Everybody who was at a device, in a cell or in a region."""
     day = type_coerce(visits.c.at, BigInteger) // DAY
     who = func.coalesce(visits.c.person_pk, -1)
+    # Grouped by name: to PostgreSQL, two parameters of the same value are two different expressions.
     query = (
-        select(who, day, func.count())
+        select(who.label("who"), day.label("day"), func.count())
         .where(visits.c.gallery_pk == gallery_pk, visits.c[kind] == name)
-        .group_by(who, day)
+        .group_by("who", "day")
     )
     found = np.array([tuple(row) for row in reading.connection.execute(query)], np.int64).reshape(-1, 3)
     return DaysAtPlace(found[:, 0], found[:, 1], found[:, 2])

@@ -1,8 +1,10 @@
-"""Enrols without end until it is killed; says so after each commit. Arguments: the catalog, a prefix, a gallery."""
+"""Enrols without end until it is killed; says so after each commit.
+
+Arguments: the catalog (a file or a URL), a prefix, a gallery.
+"""
 
 import hashlib
 import sys
-from pathlib import Path
 
 import numpy as np
 
@@ -31,4 +33,4 @@ def enrol(path, prefix, gallery_pk):
 
 
 if __name__ == "__main__":
-    enrol(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]))
+    enrol(sys.argv[1], sys.argv[2], int(sys.argv[3]))

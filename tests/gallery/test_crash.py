@@ -17,7 +17,7 @@ from service.identify.fusion import fuse
 
 ENROLLING = Path(__file__).with_name("enrolling.py")
 CHECKOUT = ENROLLING.parent.parent.parent
-KILLS = 15
+KILLS = 10
 
 
 def enrol_until_killed(path, prefix, gallery_pk, seconds):
@@ -30,11 +30,15 @@ def enrol_until_killed(path, prefix, gallery_pk, seconds):
         return [line.strip() for line in [first, *process.stdout] if line.endswith("\n")]
 
 
-@pytest.fixture(scope="module")
-def survived(tmp_path_factory):
-    """Whom fifteen killed processes acknowledged, and the catalog that they left, opened after every kill."""
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def survived(request, tmp_path_factory):
+    """Whom ten killed processes acknowledged, and the catalog that they left, opened after every kill."""
     folder = tmp_path_factory.mktemp("killed")
-    path, snapshot = folder / "catalog.sqlite", folder / "1.snapshot"
+    snapshot = folder / "1.snapshot"
+    if request.param == "sqlite":
+        path = folder / "catalog.sqlite"
+    else:
+        path = request.getfixturevalue("postgres_server").database()
     draw, acknowledged, catalog = random.Random(7), [], None
     for kill in range(KILLS):
         catalog = open_(path)
@@ -99,6 +103,7 @@ def test_the_revision_counts_the_commits(survived):
         assert galleries.by_pk(reading, gallery_pk).revision == len(there)
 
 
+@pytest.mark.parametrize("survived", ["sqlite"], indirect=True)
 def test_the_file_is_sound(survived):
     catalog, *_ = survived
     with catalog.read() as reading:

@@ -109,3 +109,20 @@ def test_a_file_in_the_folders_place_is_told(tmp_path):
     (tmp_path / "data").touch()
     with pytest.raises(StorageError, match="cannot be used"):
         DataFolder.open(tmp_path / "data")
+
+
+def test_a_secret_outside_of_the_folder_is_the_one_that_counts(path, tmp_path):
+    (tmp_path / "shared").write_bytes(b"s" * 40)
+    folder = DataFolder.open(path, secret=tmp_path / "shared")
+    assert folder.secret == b"s" * 40
+    assert not (path / "secret").exists()
+    folder.close()
+
+
+@pytest.mark.parametrize(("content", "fault"), [(b"short", "damaged"), (None, "nowhere cannot be used")])
+def test_a_shared_secret_that_is_short_or_missing_is_told_and_leaves_the_folder_free(path, tmp_path, content, fault):
+    if content is not None:
+        (tmp_path / "nowhere").write_bytes(content)
+    for _ in range(2):
+        with pytest.raises(StorageError, match=fault):
+            DataFolder.open(path, secret=tmp_path / "nowhere")

@@ -1,20 +1,28 @@
-import sqlite3
+from pathlib import Path
 
 import pytest
-from sqlalchemy import create_engine
+from sqlalchemy import inspect
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.schema import CreateTable
 
 from service.errors import SchemaVersionError, StorageError
 from service.gallery import schema
+from service.gallery.catalog import Catalog
+from service.gallery.postgresql import PostgresStorage
+from service.gallery.sqlite import SqliteStorage
+from service.identify.fusion import fuse
 
 
 @pytest.fixture
-def connection(tmp_path):
-    engine = create_engine(f"sqlite:///{tmp_path / 'catalog.sqlite'}")
-    with engine.begin() as connection:
+def connection(place):
+    storage = stored_at(place)
+    with storage.writing.begin() as connection:
         yield connection
-    engine.dispose()
+    storage.dispose()
+
+
+def stored_at(place):
+    return SqliteStorage.at(place) if isinstance(place, Path) else PostgresStorage.at(place)
 
 
 def version(connection):
@@ -24,8 +32,7 @@ def version(connection):
 def test_a_new_database_gets_all_tables_and_the_version(connection):
     schema.prepare(connection)
     assert version(connection) == str(schema.VERSION)
-    names = set(connection.exec_driver_sql("SELECT name FROM sqlite_master WHERE type = 'table'").scalars())
-    assert set(schema.metadata.tables) <= names
+    assert set(schema.metadata.tables) <= set(inspect(connection).get_table_names())
 
 
 def test_preparing_twice_keeps_the_identity(connection):
@@ -33,8 +40,8 @@ def test_preparing_twice_keeps_the_identity(connection):
 
 
 def test_two_catalogs_have_different_identities(connection, tmp_path):
-    other = create_engine(f"sqlite:///{tmp_path / 'other.sqlite'}")
-    with other.begin() as another:
+    other = SqliteStorage.at(tmp_path / "other.sqlite")
+    with other.writing.begin() as another:
         assert schema.prepare(connection) != schema.prepare(another)
     other.dispose()
 
@@ -66,13 +73,21 @@ def test_a_meta_table_of_something_else_is_refused(connection):
         schema.prepare(connection)
 
 
-def test_a_newer_catalog_stops_the_opening(open_catalog, tmp_path):
-    open_catalog().close()
-    with sqlite3.connect(tmp_path / "catalog.sqlite") as raw:
-        raw.execute("UPDATE meta SET value = '999' WHERE name = 'schema_version'")
-    raw.close()
-    with pytest.raises(SchemaVersionError):
-        open_catalog()
+def test_a_newer_catalog_stops_the_opening(place):
+    Catalog.open(place, secret=b"s", fuse=fuse).close()
+    storage = stored_at(place)
+    with storage.writing.begin() as raw:
+        raw.exec_driver_sql("UPDATE meta SET value = '999' WHERE name = 'schema_version'")
+    storage.dispose()
+    with pytest.raises(SchemaVersionError, match="version 999"):
+        Catalog.open(place, secret=b"s", fuse=fuse)
+
+
+def test_a_catalog_opens_with_the_secret_that_it_was_made_with_and_no_other(place):
+    Catalog.open(place, secret=b"s" * 32, fuse=fuse).close()
+    with pytest.raises(StorageError, match="another secret"):
+        Catalog.open(place, secret=b"t" * 32, fuse=fuse)
+    Catalog.open(place, secret=b"s" * 32, fuse=fuse).close()
 
 
 @pytest.mark.parametrize("table", schema.metadata.tables.values(), ids=lambda table: table.name)

@@ -102,9 +102,8 @@ def test_visits_have_a_time_to_live(catalog, gallery, staff):
     assert read(catalog, gallery) == [(staff[0], DAY, 1)]
 
 
-def test_a_catalog_of_the_first_version_is_brought_forward(tmp_path):
-    path = tmp_path / "old.sqlite"
-    opened = Catalog.open(path, secret=b"s" * 32, fuse=fuse)
+def test_a_catalog_of_the_first_version_is_brought_forward(place):
+    opened = Catalog.open(place, secret=b"s" * 32, fuse=fuse)
     with opened.write() as tx:
         kept = galleries.create(tx, "staff", model="m", model_digest="d", dim=4)
         for statement in (
@@ -116,7 +115,7 @@ def test_a_catalog_of_the_first_version_is_brought_forward(tmp_path):
         ):
             tx.connection.exec_driver_sql(statement)
     opened.close()
-    again = Catalog.open(path, secret=b"s" * 32, fuse=fuse)
+    again = Catalog.open(place, secret=b"s" * 32, fuse=fuse)
     recorded(again, kept, visit(None))
     assert read(again, kept) == [(-1, DAY, 1)]
     again.close()
