@@ -42,7 +42,11 @@ class Recogniser(nn.Module):
         """(n, dim) embeddings of (n, 112, 112, 3) uint8 RGB crops."""
         pixels = crops.permute(0, 3, 1, 2).to(torch.float32).sub(127.5).div(127.5)
         embeddings = cast("Tensor", self.backbone(pixels))
-        return functional.normalize(embeddings.float()) if self.unit else embeddings
+        if not self.unit:
+            return embeddings
+        embeddings = embeddings.float()
+        lengths = cast("Tensor", embeddings.norm(dim=1, keepdim=True))
+        return embeddings / lengths.clamp_min(1e-12)  # `functional.normalize` would export an Expand too
 
 
 def _through(stages: nn.Sequential, x: Tensor, *, remember_less: bool) -> Tensor:

@@ -23,10 +23,11 @@ from training.data import Source, open_source
 from training.embed import Embedder, embed, of_network, of_onnx
 from training.errors import EvaluationError, RateNotSupportedError
 from training.identification import fnir_at_fpir, rank_rates, search
-from training.records import PackedPairs, read_bin
+from training.records import PackedPairs
 from training.restore import restore
 from training.retrieval import k_means, nmi, retrieval
-from training.verification import pair_scores, paired_accuracy, read_pairs, tar_at_far
+from training.verification import pair_scores, paired_accuracy, tar_at_far
+from training.verification_sets import open_pairs
 
 FARS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
 FPIRS = (1e-1, 1e-2, 1e-3)
@@ -111,28 +112,6 @@ def evaluate(
         vectors = embed(embedder, [people.read(index) for index in range(len(people))], flip=flip)
         yield from identification_of(vectors, people.labels)
         yield from retrieval_of(vectors, people.labels)
-
-
-def open_pairs(path: Path, crops: Path | None = None) -> PackedPairs:
-    """A verification set: a .bin file, or LFW's list of pairs with the folder of crops that it names.
-
-    Raises:
-        EvaluationError: the list names photos that are missing, or comes without a folder.
-        DataError: the .bin file is damaged.
-    """
-    if path.suffix == ".bin":
-        return read_bin(path)
-    if crops is None:
-        raise EvaluationError(f"{path} is a list of names; --crops tells where the crops are")
-    try:
-        pairs, same = read_pairs(path.read_text("utf-8"))
-    except OSError as error:
-        raise EvaluationError(f"{path} cannot be read: {error}") from error
-    files = {name: crops / name.rpartition("_")[0] / f"{name}.jpg" for pair in pairs for name in pair}
-    missing = sorted(name for name, file in files.items() if not file.is_file())
-    if missing:
-        raise EvaluationError(f"{len(missing)} of the {len(files)} photos are not in {crops}, such as {missing[0]}")
-    return PackedPairs([files[name].read_bytes() for pair in pairs for name in pair], same)
 
 
 def open_embedder(path: Path) -> Embedder:

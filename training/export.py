@@ -1,61 +1,44 @@
 """A trained network as an artifact that the service loads: `python -m training.export RUN --name NAME ...`.
 
-    checkpoint -> ONNX with preprocessing and L2 norm inside -> parity gate -> models/NAME: graph, manifest, card
+    checkpoint -> ONNX with preprocessing and L2 norm inside -> parity gate -> int8 and bf16 files, all measured
+    -> models/NAME: graph, variants, card, and the manifest last
 
-The gate compares the file, run by ONNX Runtime, with the network, run by PyTorch, on drawn crops and on the photos of a
-verification set if one is given, one at a time and 64 at a time. A file that fails it is thrown away.
+The gate compares the file, run by ONNX Runtime, with the network, run by PyTorch. A file that fails it is thrown away
+before anything is in the models folder.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import logging
 import sys
 import warnings
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import numpy as np
+import onnx
 import torch
-from numpy.typing import NDArray
 
-from service.artifact import sample
 from service.artifact.files import write_atomic
 from service.artifact.importing import Preprocessing, import_model
-from service.artifact.manifest import Licence, Manifest, Provenance
+from service.artifact.manifest import FileEntry, Licence, Manifest, Provenance, Variant
 from service.artifact.store import ModelStore
-from service.errors import VultusError
-from service.vision import engines
+from service.errors import ModelExistsError, VultusError
+from service.vision import choice, engines
+from training import variants
 from training.backbones import SIDE, Recogniser
-from training.data import decode
-from training.embed import Embedder, of_network, of_onnx, unit
-from training.errors import ParityError
-from training.records import PackedPairs, read_bin
+from training.card import card
+from training.data import Source, open_source
+from training.embed import of_network, of_onnx
+from training.errors import DataError
+from training.parity import Parity, Proof, check, compared, proof_of_pairs, proof_of_people, shown
 from training.restore import Trained, restore
-from training.verification import paired_accuracy
+from training.verification_sets import open_pairs
 
-LARGEST_DIFFERENCE = 1e-4
-LEAST_COSINE = 0.99999
-LARGEST_LOSS = 0.1
-"""How much less accurate, in points of a verification set, the file may be than the network."""
-
-
-@dataclass(frozen=True)
-class Parity:
-    """How near the exported file is to the network.
-
-    Attributes:
-        difference: largest difference of any number of any embedding.
-        cosine: least cosine between two embeddings of one crop.
-        accuracy: accuracy of the file on the verification set, in percent; None without one.
-        loss: by how many points the network is better there.
-    """
-
-    difference: float
-    cosine: float
-    accuracy: float | None = None
-    loss: float = 0.0
+OPSET = 23
+"""The newest that PyTorch's exporter vouches for."""
 
 
 def to_onnx(network: Recogniser, path: Path) -> None:
@@ -71,6 +54,7 @@ def to_onnx(network: Recogniser, path: Path) -> None:
                 network,
                 (crops,),
                 dynamo=True,
+                opset_version=OPSET,
                 input_names=["crops"],
                 output_names=["embeddings"],
                 dynamic_shapes=({0: torch.export.Dim("n")},),
@@ -79,47 +63,22 @@ def to_onnx(network: Recogniser, path: Path) -> None:
     finally:
         registry.setLevel(level)
     assert program is not None, "the exporter gives a program or raises"  # noqa: S101 - tells the type checker
-    program.save(path)
-
-
-def parity(network: Embedder, exported: Embedder, pairs: PackedPairs | None = None) -> Parity:
-    """Compare two embedders on the drawn crops, and on a verification set's photos."""
-    crops = sample.crops()
-    if pairs is not None:
-        crops = np.concatenate([crops, np.stack([np.array(decode(photo)) for photo in pairs.photos])])
-    expected = _embedded(network, crops, 64)
-    given = _embedded(exported, crops, 64)
-    singly = _embedded(exported, crops[:64], 1)
-    differences = [np.abs(given - expected).max(), np.abs(singly - expected[: len(singly)]).max()]
-    cosines = [(unit(given) * unit(expected)).sum(axis=1).min(), (singly * expected[: len(singly)]).sum(axis=1).min()]
-    accuracy = None
-    loss = 0.0
-    if pairs is not None:
-        trained, accuracy = (paired_accuracy(each[len(sample.crops()) :], pairs.same) for each in (expected, given))
-        loss = trained - accuracy
-    return Parity(float(np.max(differences)), float(np.min(cosines)), accuracy, loss)
-
-
-def _embedded(embedder: Embedder, crops: NDArray[np.uint8], batch: int) -> NDArray[np.float32]:
-    return np.concatenate([embedder(crops[start : start + batch]) for start in range(0, len(crops), batch)])
-
-
-def check(found: Parity) -> None:
-    """The gate.
-
-    Raises:
-        ParityError: the file is too far from the network.
-    """
-    if not (found.difference <= LARGEST_DIFFERENCE and found.cosine >= LEAST_COSINE and found.loss <= LARGEST_LOSS):
-        raise ParityError(
-            f"the exported file differs by {found.difference:.2g} (at most {LARGEST_DIFFERENCE:g}), its least cosine "
-            f"is {found.cosine:.6f} (at least {LEAST_COSINE:g}), it loses {found.loss:.2f} points "
-            f"(at most {LARGEST_LOSS:g})"
-        )
+    model = program.model_proto
+    for each in (*model.graph.node, *model.graph.input, *model.graph.output, *model.graph.value_info, model.graph):
+        del each.metadata_props[:]  # the exporter notes which line of which file of this machine each came from
+    onnx.save(model, path)
 
 
 def export(
-    path: Path, store: ModelStore, *, name: str, licence: Licence, commit: str, pairs: PackedPairs | None = None
+    path: Path,
+    store: ModelStore,
+    *,
+    name: str,
+    licence: Licence,
+    commit: str,
+    proof: Proof | None = None,
+    crops: Source | None = None,
+    precisions: Sequence[variants.Precision] = ("int8", "bf16"),
 ) -> Manifest:
     """Export a checkpoint into the models folder.
 
@@ -129,40 +88,130 @@ def export(
         name: of the new model.
         licence: what it may be used for; the licences of its training data decide.
         commit: what the training code was.
-        pairs: a verification set that the gate and the manifest measure.
+        proof: photos of people whom the network does not know, for the gate and for the measured figures; without
+            them the gate tries training photos, and no accuracy is told.
+        crops: what int8's ranges are observed on; the run's own training data by default.
+        precisions: the variants to make.
 
     Raises:
         CheckpointError: there is no whole checkpoint.
+        DataError: the training data is not there, and nothing was given in its place.
         ParityError: the file does not do what the network does; nothing is left.
         ModelExistsError: another model has the name.
     """
+    if name in store.names():
+        raise ModelExistsError(f"there is a model {name!r} already; choose another name or remove its folder")
     trained = restore(path)
+    if crops is None and (proof is None or "int8" in precisions):
+        crops = _training_crops(trained)
+    if proof is None and crops is not None:
+        proof = proof_of_people("training", crops, claimed=False, photos=512)
+    assert proof is not None, "training crops stand in for a missing proof"  # noqa: S101 - tells the type checker
     with TemporaryDirectory() as folder:
+        scratch = ModelStore(Path(folder, "models"))
         file = Path(folder, "model.onnx")
         to_onnx(trained.network, file)
-        found = parity(of_network(trained.network), of_onnx(file), pairs)
+        found = compared(of_network(trained.network), of_onnx(file), proof)
         check(found)
-        placed = import_model(
-            store,
+        manifest = import_model(
+            scratch,
             file,
             name=name,
             licence=licence,
             accepted=True,
             preprocessing=Preprocessing(),
             run=engines.reference,
-        )
-    measured = {"parity_difference": found.difference, "parity_cosine": found.cosine}
-    if found.accuracy is not None:
-        measured["verification_accuracy"] = round(found.accuracy, 3)
-    manifest = placed.model_copy(
-        update={
-            "provenance": Provenance(data=_data(trained), recipe=_recipe(trained), commit=commit),
-            "measured": measured,
-        }
-    )
-    store.add(manifest, (store.folder / name / manifest.file.name).read_bytes())
-    write_atomic(store.folder / name / "card.md", card(manifest).encode())
+        ).model_copy(update={"provenance": Provenance(data=_data(trained), recipe=_recipe(trained), commit=commit)})
+        ready = scratch.folder / name / manifest.file.name
+        made = [variants.bf16(ready) if each == "bf16" else _int8(ready, crops) for each in precisions]
+        manifest = _with_figures(manifest, scratch, made, proof, found)
+        _place(store, scratch, manifest, made)
     return manifest
+
+
+def _training_crops(trained: Trained) -> Source:
+    """The first data set that the run learnt from.
+
+    Raises:
+        DataError: it is not there any more.
+    """
+    first = trained.config.data.train[0]
+    if not first.exists():
+        raise DataError(f"the training data {first} is not there; name real crops with --crops-from")
+    return open_source(first)
+
+
+def _int8(ready: Path, crops: Source | None) -> variants.Made:
+    assert crops is not None, "opened because int8 is asked for"  # noqa: S101 - tells the type checker
+    return variants.int8(ready, crops)
+
+
+def _with_figures(
+    manifest: Manifest, scratch: ModelStore, made: list[variants.Made], proof: Proof, found: Parity
+) -> Manifest:
+    """The manifest with what was measured of each file; a variant that is too far from the float32 file is left out."""
+    folder = scratch.folder / manifest.name
+    jobs: list[variants.Job] = [(folder / manifest.file.name, "float32")]
+    for each in made:
+        jobs.append((folder / f"model.{each.precision}.onnx", each.precision))
+        jobs[-1][0].write_bytes(each.data)
+    whole, *others = variants.measured(jobs, proof.photos)
+    listed = []
+    for each, seen in zip(made, others, strict=True):
+        if not seen.parity >= choice.PARITY[each.precision]:
+            sys.stderr.write(
+                f"{each.precision} is left out: the artifact's sample comes out at a cosine of {seen.parity:.4f}\n"
+            )
+            continue
+        cosines = (seen.vectors * whole.vectors).sum(axis=1)
+        figures = {
+            "cosine_to_float32_mean": float(cosines.mean()),
+            "cosine_to_float32_least": float(cosines.min()),
+            **_shown(proof, seen),
+        }
+        entry = FileEntry(
+            name=f"model.{each.precision}.onnx", sha256=hashlib.sha256(each.data).hexdigest(), bytes=len(each.data)
+        )
+        ranges = None if each.ranges is None else f"{each.precision}.json"
+        listed.append(Variant(precision=each.precision, file=entry, ranges=ranges, measured=_rounded(figures)))
+    parity = {
+        "parity_difference": found.difference,
+        "parity_cosine": found.cosine,
+        "parity_accuracy_loss": found.loss,
+        "parity_tar_difference": found.tar_difference,
+    }
+    figures = _rounded({**parity, **_shown(proof, whole)})
+    return manifest.model_copy(update={"measured": figures, "variants": tuple(listed)})
+
+
+def _shown(proof: Proof, seen: variants.Measured) -> dict[str, float]:
+    """What a file is worth on the proof, if that may be told, and how fast it is."""
+    rates = {f"{engine}_crops_per_second": rate for engine, rate in seen.rates.items()}
+    if not proof.claimed:
+        return rates
+    worth = shown(proof, seen.vectors)
+    figures = {f"{proof.name}_accuracy": worth.accuracy}
+    if worth.tar is not None:
+        figures[f"{proof.name}_tar_at_far_{worth.tar.far:.0e}"] = worth.tar.tar
+    return {**figures, **rates}
+
+
+def _rounded(figures: dict[str, float]) -> dict[str, float]:
+    """Six digits after the point, or of a small number its first three."""
+    return {name: float(f"{value:.3g}") if abs(value) < 1e-3 else round(value, 6) for name, value in figures.items()}
+
+
+def _place(store: ModelStore, scratch: ModelStore, manifest: Manifest, made: list[variants.Made]) -> None:
+    """Bring everything into the models folder; the manifest comes last, so that a kill leaves no half artifact."""
+    source, target = scratch.folder / manifest.name, store.folder / manifest.name
+    kept = {each.precision for each in manifest.variants}
+    for each in made:
+        if each.precision in kept:
+            write_atomic(target / f"model.{each.precision}.onnx", each.data)
+        if each.precision in kept and each.ranges is not None:
+            write_atomic(target / f"{each.precision}.json", each.ranges.encode())
+    write_atomic(target / "card.md", card(manifest).encode())
+    store.add(manifest, (source / manifest.file.name).read_bytes())
 
 
 def _data(trained: Trained) -> str:
@@ -177,28 +226,7 @@ def _recipe(trained: Trained) -> str:
     return f"{config.network.name}, {head}{teacher}, {trained.step} steps of {config.run.batch} photos"
 
 
-def card(manifest: Manifest) -> str:
-    """A model card in Markdown, from the manifest alone."""
-    measured = "".join(f"| {name} | {value:g} |\n" for name, value in manifest.measured.items())
-    use = "allowed" if manifest.licence.commercial else "not allowed"
-    calibrated = "yes" if manifest.calibration is not None else "not yet: `vultus calibrate`"
-    return (
-        f"# {manifest.name} {manifest.version}\n\n"
-        f"Turns aligned faces into embeddings of {manifest.dim} numbers.\n\n"
-        f"| | |\n|---|---|\n"
-        f"| input | {manifest.input.name}: {manifest.input.shape} {manifest.input.dtype}, {manifest.input.meaning} |\n"
-        f"| output | {manifest.outputs[0].name}: {manifest.outputs[0].shape} {manifest.outputs[0].dtype} |\n"
-        f"| licence | {manifest.licence.spdx}, commercial use {use} ({manifest.licence.source}) |\n"
-        f"| trained on | {manifest.provenance.data} |\n"
-        f"| by | {manifest.provenance.recipe} |\n"
-        f"| code | {manifest.provenance.commit} |\n"
-        f"| calibrated | {calibrated} |\n"
-        f"| SHA-256 | `{manifest.file.sha256}` |\n\n"
-        f"| measured | |\n|---|---|\n{measured}"
-    )
-
-
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m training.export", description="Export a trained network.")
     parser.add_argument("run", type=Path, help="a run's folder, or one of its checkpoints")
@@ -208,18 +236,38 @@ def main() -> int:
     parser.add_argument("--source", required=True, metavar="URL", help="where it comes from")
     parser.add_argument("--non-commercial", action="store_true", help="the licence forbids commercial use")
     parser.add_argument("--commit", default="unknown", help="what the training code was")
-    parser.add_argument("--pairs", type=Path, help="a verification set (.bin) for the gate and the manifest")
-    asked = parser.parse_args()
+    proof = parser.add_mutually_exclusive_group()
+    proof.add_argument("--pairs", type=Path, help="a verification set (.bin, or LFW's list) to measure the files on")
+    proof.add_argument("--people", type=Path, help="crops of people whom the network does not know, for the same")
+    parser.add_argument("--crops", type=Path, help="the crops that a list of pairs names, PERSON/PHOTO.jpg")
+    parser.add_argument("--crops-from", type=Path, help="what int8 is fitted to; the training data by default")
+    parser.add_argument(
+        "--variants", nargs="*", choices=["int8", "bf16"], default=["int8", "bf16"], help="further files to make"
+    )
+    asked = parser.parse_args(arguments)
     licence = Licence(spdx=asked.license, commercial=not asked.non_commercial, source=asked.source)
     try:
-        pairs = None if asked.pairs is None else read_bin(asked.pairs)
-        store = ModelStore(asked.models)
-        manifest = export(asked.run, store, name=asked.name, licence=licence, commit=asked.commit, pairs=pairs)
+        manifest = export(
+            asked.run,
+            ModelStore(asked.models),
+            name=asked.name,
+            licence=licence,
+            commit=asked.commit,
+            proof=_proof(asked),
+            crops=None if asked.crops_from is None else open_source(asked.crops_from),
+            precisions=asked.variants,
+        )
     except VultusError as error:
         sys.stderr.write(f"{error.title}: {error.detail}\n")
         return 1
-    sys.stdout.write(f"{asked.models / asked.name}: {manifest.measured}\n")
+    sys.stdout.write(card(manifest))
     return 0
+
+
+def _proof(asked: argparse.Namespace) -> Proof | None:
+    if asked.pairs is not None:
+        return proof_of_pairs(asked.pairs.stem, open_pairs(asked.pairs, asked.crops))
+    return None if asked.people is None else proof_of_people(asked.people.stem, open_source(asked.people))
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ TAR (true-accept rate) = 1 - FNMR, FAR = FMR in the words of ISO/IEC 19795-1. Al
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -64,9 +63,28 @@ def paired_accuracy(vectors: NDArray[np.floating], same: Flags) -> float:
 
     Measured over ten folds; over five or two, or by leaving each pair out, where the pairs do not divide into more.
     """
-    scores = pair_scores(vectors, np.arange(len(vectors)).reshape(-1, 2))
-    folds = next(each for each in (10, 5, 2, len(same)) if len(same) % each == 0)
-    return fold_accuracy(scores, same, folds).mean
+    return accuracy_of_scores(pair_scores(vectors, np.arange(len(vectors)).reshape(-1, 2)), same, folds=True)
+
+
+def accuracy_of_scores(scores: Scores, same: Flags, *, folds: bool) -> float:
+    """Accuracy in percent of scored pairs, over folds as above or all at once.
+
+    Args:
+        scores: (n,) similarities.
+        same: (n,) whether a pair shows one person.
+        folds: whether the pairs are in the order of a protocol. Otherwise both kinds weigh alike, however many there
+            are of each, and the threshold is that of the pairs themselves.
+    """
+    _check(scores, same)
+    if folds:
+        parts = next(each for each in (10, 5, 2, len(same)) if len(same) % each == 0)
+        return fold_accuracy(scores, same, parts).mean
+    mated, impostors = np.sort(scores[same]), np.sort(scores[~same])
+    if not len(mated) or not len(impostors):
+        raise EvaluationError("an accuracy needs pairs of one person and of two")
+    fnmr = np.searchsorted(mated, mated, side="left") / len(mated)
+    fmr = 1 - np.searchsorted(impostors, mated, side="left") / len(impostors)
+    return 100.0 * (1 - float(np.min(fnmr + fmr)) / 2)
 
 
 def best_threshold(scores: Scores, same: Flags) -> float:
@@ -149,43 +167,45 @@ def det_curve(mated: Scores, impostors: Scores, points: int = 200) -> tuple[NDAr
     return fmr, fnmr
 
 
-def pair_scores(embeddings: NDArray[np.floating], pairs: NDArray[np.integer]) -> NDArray[np.float32]:
-    """(k,) cosines of (k, 2) pairs of (n, dim) unit vectors."""
-    scores: NDArray[np.float32] = np.einsum(
-        "ij,ij->i", embeddings[pairs[:, 0]], embeddings[pairs[:, 1]], dtype=np.float32
-    )
+def pair_scores(
+    embeddings: NDArray[np.floating], pairs: NDArray[np.integer], *, block: int = 65_536
+) -> NDArray[np.float32]:
+    """(k,) cosines of (k, 2) pairs of (n, dim) unit vectors, a block of pairs at a time."""
+    scores = np.empty(len(pairs), np.float32)
+    for start in range(0, len(pairs), block):
+        first, second = pairs[start : start + block].T
+        np.einsum("ij,ij->i", embeddings[first], embeddings[second], out=scores[start : start + block])
     return scores
 
 
-def read_pairs(text: str) -> tuple[list[tuple[str, str]], Flags]:
-    """Read LFW's `pairs.txt`.
+def supported_far(impostors: int) -> float | None:
+    """The least power of ten that so many impostor pairs can vouch for as a FAR; None below thirty pairs."""
+    return float(10.0 ** -np.floor(np.log10(impostors / 3))) if impostors >= 30 else None
 
-    Args:
-        text: the file's content: a line of counts, then `name i j` or `name i other j`, separated by tabs.
+
+def drawn_pairs(
+    labels: NDArray[np.integer], *, mated: int = 1_000_000, impostors: int = 1_000_000, seed: int = 0
+) -> tuple[NDArray[np.int64], Flags]:
+    """Pairs of labelled photos: all of one person, or so many drawn ones, and drawn ones of two people.
 
     Returns:
-        The pairs as file stems (`Name_0001`), and (n,) whether each shows one person.
-
-    Raises:
-        EvaluationError: a line has another form.
+        (k, 2) numbers of photos, those of one person first, no pair twice; and (k,) whether it shows one person.
     """
-    pairs: list[tuple[str, str]] = []
-    same: list[bool] = []
-    for number, line in enumerate(text.splitlines()[1:], 2):
-        parts: Sequence[str] = line.split("\t")
-        if len(parts) == 1:  # the training lists repeat a count between mates and impostors
-            continue
-        try:
-            if len(parts) == 3:
-                name, i, j = parts
-                pairs.append((f"{name}_{int(i):04d}", f"{name}_{int(j):04d}"))
-            else:
-                name, i, other, j = parts
-                pairs.append((f"{name}_{int(i):04d}", f"{other}_{int(j):04d}"))
-        except ValueError as error:
-            raise EvaluationError(f"line {number} of the pairs is of another form: {line!r}") from error
-        same.append(len(parts) == 3)
-    return pairs, np.array(same, np.bool_)
+    random = np.random.default_rng(seed)
+    order = np.argsort(labels, kind="stable")
+    _, starts, counts = np.unique(labels[order], return_index=True, return_counts=True)
+    ends = np.cumsum(counts * (counts - 1) // 2)  # pair number -> person; within a person, row by row
+    total = int(ends[-1])
+    numbers = np.arange(total) if total <= mated else np.sort(random.choice(total, mated, replace=False))
+    person = np.searchsorted(ends, numbers, side="right")
+    at = numbers - (ends[person] - counts[person] * (counts[person] - 1) // 2)
+    high = ((1 + np.sqrt(1 + 8 * at)) // 2).astype(np.int64)
+    low = at - high * (high - 1) // 2
+    same = np.stack([order[starts[person] + low], order[starts[person] + high]], axis=1)
+    drawn = np.sort(random.integers(0, len(labels), (2 * impostors, 2)), axis=1)
+    drawn = np.unique(drawn[labels[drawn[:, 0]] != labels[drawn[:, 1]]], axis=0)
+    other = random.permutation(drawn)[:impostors]
+    return np.concatenate([same, other]).astype(np.int64), np.arange(len(same) + len(other)) < len(same)
 
 
 def _check(scores: Scores, same: Flags) -> None:

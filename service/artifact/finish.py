@@ -10,6 +10,7 @@ import onnx
 from service.artifact import graph
 from service.artifact.fetch import member
 from service.artifact.files import sha256
+from service.artifact.halve import halve
 from service.artifact.manifest import Manifest, Variant
 from service.artifact.quantise import quantise
 from service.errors import FetchError, ManifestError
@@ -39,8 +40,10 @@ def derived(folder: Path, manifest: Manifest, variant: Variant) -> bytes:
     """A variant out of the float32 file in the model's folder.
 
     Raises:
-        ManifestError: the variant does not say from which ranges it is made.
+        ManifestError: an int8 variant does not say from which ranges it is made.
     """
+    if variant.precision == "bf16":
+        return graph.serialise(halve(graph.load(folder / manifest.file.name)))
     if variant.ranges is None:
         raise ManifestError(f"variant {variant.precision} of {manifest.name} names no ranges")
     ranges = json.loads((folder / variant.ranges).read_text())["ranges"]

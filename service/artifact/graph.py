@@ -21,6 +21,7 @@ from service.errors import ManifestError
 Array = NDArray[Any]
 
 OPSET = 21
+"""Of the default models' files; a graph that comes with a newer one keeps its own."""
 IR_VERSION = 10
 CROP = 112
 """Side of an aligned crop in pixels."""
@@ -51,16 +52,24 @@ def assemble(
     inputs: list[onnx.ValueInfoProto],
     outputs: list[onnx.ValueInfoProto],
     name: str,
+    *,
+    opset: int = OPSET,
 ) -> onnx.ModelProto:
-    """A checked model of the product's opset that holds only the initialisers its nodes use."""
+    """A checked model of the product's opset, or a newer one, that holds only the initialisers its nodes use."""
     used = {item for node in nodes for item in node.input}
     kept = [numpy_helper.from_array(np.ascontiguousarray(value), key) for key, value in values.items() if key in used]
     graph = helper.make_graph(nodes, name, inputs, outputs, kept)
     model = helper.make_model(
-        graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="vultus"
+        graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=IR_VERSION, producer_name="vultus"
     )
     onnx.checker.check_model(model, full_check=True)
     return model
+
+
+def opset_of(model: onnx.ModelProto) -> int:
+    """The opset of a graph after it was rewritten: its own, and the product's at least."""
+    versions = [int(item.version) for item in model.opset_import if not item.domain]
+    return max([OPSET, *versions])
 
 
 def serialise(model: onnx.ModelProto) -> bytes:
@@ -210,7 +219,8 @@ def fold_batch_norm(model: onnx.ModelProto) -> onnx.ModelProto:
             skip.add(norm.output[0])
         else:
             left.append(node)
-    return assemble(left, values, list(model.graph.input), list(model.graph.output), model.graph.name)
+    entries, exits = list(model.graph.input), list(model.graph.output)
+    return assemble(left, values, entries, exits, model.graph.name, opset=opset_of(model))
 
 
 def split_prelu(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -247,7 +257,8 @@ def split_prelu(model: onnx.ModelProto) -> onnx.ModelProto:
             left += [linear, rest, helper.make_node("Add", [f"{out}_a", f"{out}_b"], [out])]
         else:
             left.append(node)
-    return assemble(left, values, list(model.graph.input), list(model.graph.output), model.graph.name)
+    entries, exits = list(model.graph.input), list(model.graph.output)
+    return assemble(left, values, entries, exits, model.graph.name, opset=opset_of(model))
 
 
 def _is_depthwise(node: onnx.NodeProto, values: dict[str, Array], channels: int) -> bool:

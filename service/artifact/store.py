@@ -115,7 +115,8 @@ class ModelStore:
             with self._arrived(manifest, origin, index_url, progress) as path:
                 self._place(manifest, manifest.file, finish.published(manifest, path))
         for variant in manifest.variants:
-            if self._state(manifest, variant.file) != "whole" and variant.ranges:
+            made_here = variant.ranges is not None or variant.precision == "bf16"
+            if self._state(manifest, variant.file) != "whole" and made_here:
                 self._place(manifest, variant.file, finish.derived(self.folder / manifest.name, manifest, variant))
         return self.states(manifest)
 

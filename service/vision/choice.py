@@ -8,6 +8,7 @@ the sample each time it is loaded, because libraries and CPUs change under a run
 from __future__ import annotations
 
 import json
+import math
 import platform
 import time
 from collections.abc import Callable, Mapping
@@ -22,7 +23,7 @@ from numpy.typing import NDArray
 
 from service.artifact import sample
 from service.artifact.files import write_atomic
-from service.artifact.manifest import Manifest
+from service.artifact.manifest import Manifest, Variant
 from service.artifact.store import ModelStore, decode_sample
 from service.errors import EngineError, ModelError
 from service.vision import engines
@@ -32,7 +33,7 @@ PARITY: Final = {"float32": 0.9999, "bf16": 0.998, "int8": 0.99}
 """Least cosine to the reference, over the sample, by precision."""
 
 ACCURACY_LOSS: Final = 0.05
-"""Points of measured LFW accuracy that a variant may lose against the float32 file."""
+"""Points of accuracy that a variant may lose against the float32 file, on any set that both were measured on."""
 
 ROUNDS: Final = 3
 TURN_SECONDS: Final = 0.05
@@ -79,27 +80,32 @@ def candidates(store: ModelStore, manifest: Manifest, streams: int) -> dict[str,
     }
     if manifest.task != "recognition":
         return found
-    found["openvino-bf16"] = Candidate(
-        "openvino-bf16",
-        "bf16",
-        lambda: engines.openvino(path, streams=streams, name="openvino-bf16", precision="bf16"),
-    )
-    for variant in manifest.variants:
-        if variant.precision == "int8" and _accurate(manifest, variant.measured):
-            found["openvino-int8"] = Candidate(
-                "openvino-int8",
-                "int8",
-                lambda variant=variant: engines.openvino(  # type: ignore[misc]
-                    store.file(manifest, variant), streams=streams, name="openvino-int8"
-                ),
-            )
+    variants = {variant.precision: variant for variant in manifest.variants}
+    half, int8 = variants.get("bf16"), variants.get("int8")
+    if half is None or _loss(manifest, half, unknown=0.0) <= ACCURACY_LOSS:
+        found["openvino-bf16"] = Candidate(
+            "openvino-bf16",
+            "bf16",
+            lambda: engines.openvino(
+                path if half is None else store.file(manifest, half),
+                streams=streams,
+                name="openvino-bf16",
+                precision="bf16",
+            ),
+        )
+    if int8 is not None and _loss(manifest, int8, unknown=math.inf) <= ACCURACY_LOSS:
+        found["openvino-int8"] = Candidate(
+            "openvino-int8",
+            "int8",
+            lambda: engines.openvino(store.file(manifest, int8), streams=streams, name="openvino-int8"),
+        )
     return found
 
 
-def _accurate(manifest: Manifest, measured: Mapping[str, float]) -> bool:
-    whole = manifest.measured.get("lfw_accuracy")
-    own = measured.get("lfw_accuracy")
-    return whole is not None and own is not None and round(whole - own, 6) <= ACCURACY_LOSS
+def _loss(manifest: Manifest, variant: Variant, *, unknown: float) -> float:
+    """Points of accuracy that a variant loses on its worst set; `unknown` if no set was put before both files."""
+    both = [name for name in variant.measured if name.endswith("_accuracy") and name in manifest.measured]
+    return max((round(manifest.measured[name] - variant.measured[name], 6) for name in both), default=unknown)
 
 
 def choose(store: ModelStore, manifest: Manifest, *, wanted: str, streams: int, memory: Path) -> Chosen:

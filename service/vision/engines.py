@@ -75,7 +75,12 @@ class OpenVinoEngine:
 
 def reference(path: Path, *, streams: int = 1) -> Engine:
     """ONNX Runtime's default CPU session over the file as it is, one thread a call."""
-    return OnnxRuntimeEngine("reference", _session(path.read_bytes(), ["CPUExecutionProvider"], streams))
+    return reference_of(path.read_bytes(), streams=streams)
+
+
+def reference_of(model: bytes, *, streams: int = 1) -> Engine:
+    """The same over the bytes of a file."""
+    return OnnxRuntimeEngine("reference", _session(model, ["CPUExecutionProvider"], streams))
 
 
 def onnxruntime(path: Path, *, streams: int = 1) -> Engine:

@@ -103,7 +103,7 @@ def run_inside(model, batch, name):
 
 def test_observed_ranges_are_the_extremes_and_hold_zero(small):
     batches = [crops()[:3], crops()[3:]]
-    ranges = observe(small, batches)
+    (ranges,) = observe(small, batches)
     assert ranges.keys() == {"t", "c"}
     pixels = crops().astype(float)
     assert ranges["t"] == (0.0, pixels.max())
@@ -115,13 +115,54 @@ def test_observed_ranges_are_the_extremes_and_hold_zero(small):
 def test_a_quantile_leaves_out_the_crops_that_reach_farthest(small):
     (c,) = run_inside(small, crops(), "c")
     highs = [float(of_one_crop.max()) for of_one_crop in c]
-    high = observe(small, [crops()[:3], crops()[3:]], quantile=0.5)["c"][1]
-    assert high == pytest.approx(np.median(highs), rel=1e-5)
+    half, whole = observe(small, [crops()[:3], crops()[3:]], quantiles=(0.5, 1.0))
+    assert half["c"][1] == pytest.approx(np.median(highs), rel=1e-5)
+    assert whole["c"][1] == pytest.approx(max(highs), rel=1e-5)
+
+
+def test_larger_kernels_are_quantised_where_their_ranges_were_observed(small):
+    (ranges,) = observe(small, [crops()], any_kernel=True)
+    assert ranges.keys() == {"t", "a", "c"}
+    (y,) = run(quantise(small, ranges), crops(), ["y"])
+    (exact,) = run(small, crops(), ["y"])
+    assert 0 < np.abs(y - exact).max() < 0.1 * np.ptp(exact)
+    assert "a_codes" not in {name for node in quantise(small, RANGES).graph.node for name in node.output}
+
+
+def test_two_convolutions_share_the_codes_of_one_input(net):
+    draw = np.random.default_rng(3)
+    values = {name: draw.normal(size=(2, 4, 1, 1)).astype(np.float32) for name in ("v", "w")}
+    nodes = [
+        helper.make_node("Conv", ["x", "v"], ["a"]),
+        helper.make_node("Conv", ["x", "w"], ["b"]),
+        helper.make_node("Add", ["a", "b"], ["y"]),
+    ]
+    model = net(nodes, values, ["n", 4, 5, 5], ["n", 2, 5, 5])
+    batch = draw.normal(size=(1, 4, 5, 5)).astype(np.float32)
+    (exact,), (y,) = run(model, batch, ["y"]), run(quantise(model, {"x": (-4.0, 4.0)}), batch, ["y"])
+    assert np.abs(y - exact).max() < 0.2
+
+
+def test_a_newer_opset_is_kept(net):
+    model = net(
+        [helper.make_node("Conv", ["x", "w"], ["y"])],
+        {"w": np.ones((1, 1, 1, 1), np.float32)},
+        ["n", 1, 2, 2],
+        ["n", 1, 2, 2],
+        opset=23,
+    )
+    assert quantise(model, {"x": (0.0, 1.0)}).opset_import[0].version == 23
 
 
 def test_ranges_of_another_network_are_refused(small):
     with pytest.raises(KeyError):
-        quantise(small, {"t": (0.0, 1.0)})
+        quantise(small, {"elsewhere": (0.0, 1.0)})
+
+
+def test_a_convolution_without_a_range_stays_as_it_is(small):
+    (a,) = run_inside(quantise(small, {"c": (0.0, 6.0)}), crops(), "a")
+    (exact,) = run_inside(small, crops(), "a")
+    np.testing.assert_allclose(a, exact, atol=1e-5)
 
 
 def test_the_pinned_variant_is_what_comes_out(models):

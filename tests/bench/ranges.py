@@ -54,8 +54,8 @@ def main() -> None:
     probes = np.stack([crops[name] for name in judged])
     expected = loop.encoder(list(probes))
     best, kept = 0.0, (1.0, {}, b"")
-    for quantile in QUICK_QUANTILES if asked.quick else QUANTILES:
-        observed_ranges = observe(model, batches, quantile=quantile)
+    quantiles = QUICK_QUANTILES if asked.quick else QUANTILES
+    for quantile, observed_ranges in zip(quantiles, observe(model, batches, quantiles=quantiles), strict=True):
         ranges = {name: (round(low, 4), round(high, 4)) for name, (low, high) in observed_ranges.items()}
         variant = graph.serialise(quantise(model, ranges))
         with tempfile.TemporaryDirectory() as temporary:

@@ -11,7 +11,7 @@ from tests.training.models import tiny_model
 from tests.training.photos import jpeg, people_folder
 from training.embed import embed, of_onnx
 from training.errors import DataError, EvaluationError
-from training.evaluate import evaluate, identification_of, main, open_pairs
+from training.evaluate import evaluate, identification_of, main
 from training.records import PackedPairs, write_bin
 
 
@@ -79,29 +79,3 @@ def test_the_vectors_do_not_depend_on_the_batch(model):
 def test_a_photo_that_cannot_be_read_is_refused(model):
     with pytest.raises(DataError):
         embed(of_onnx(model), [b"nothing"])
-
-
-def crops_of_lfw_s_form(folder):
-    for name in ("Ann_0001", "Ann_0002", "Bo_0001"):
-        path = folder / name.rpartition("_")[0] / f"{name}.jpg"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(jpeg(len(name)))
-    return folder
-
-
-def test_a_list_of_pairs_is_packed_from_the_crops_that_it_names(tmp_path):
-    (tmp_path / "pairs.txt").write_text("1\t1\nAnn\t1\t2\nAnn\t1\tBo\t1\n")
-    pairs = open_pairs(tmp_path / "pairs.txt", crops_of_lfw_s_form(tmp_path / "crops"))
-    assert pairs.same.tolist() == [True, False]
-    assert pairs.photos == [jpeg(8), jpeg(8), jpeg(8), jpeg(7)]
-
-
-def test_pairs_that_name_missing_photos_are_refused(tmp_path):
-    (tmp_path / "pairs.txt").write_text("1\t1\nAnn\t1\t9\nAnn\t1\tBo\t1\n")
-    with pytest.raises(EvaluationError, match=r"1 of the 3 photos are not in .*, such as Ann_0009"):
-        open_pairs(tmp_path / "pairs.txt", crops_of_lfw_s_form(tmp_path / "crops"))
-
-
-def test_a_list_of_pairs_needs_its_crops(tmp_path):
-    with pytest.raises(EvaluationError, match="--crops"):
-        open_pairs(tmp_path / "pairs.txt")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from training.errors import EvaluationError, RateNotSupportedError
-from training.verification import best_threshold, det_curve, fold_accuracy, pair_scores, read_pairs, tar_at_far
+from training.verification import best_threshold, det_curve, fold_accuracy, pair_scores, tar_at_far
 
 
 def drawn(count=400, seed=0):
@@ -89,14 +89,3 @@ def test_pair_scores_are_cosines():
     vectors = np.eye(3, dtype=np.float32)
     vectors[2] = [0.6, 0.8, 0]
     assert pair_scores(vectors, np.array([[0, 0], [0, 1], [0, 2]])).tolist() == pytest.approx([1, 0, 0.6])
-
-
-def test_pairs_are_read_in_lfw_s_form():
-    pairs, same = read_pairs("10\t300\nAnn_Bee\t1\t12\nAnn_Bee\t3\tCy_Dee\t4\n")
-    assert pairs == [("Ann_Bee_0001", "Ann_Bee_0012"), ("Ann_Bee_0003", "Cy_Dee_0004")]
-    assert same.tolist() == [True, False]
-
-
-def test_a_line_of_another_form_is_named():
-    with pytest.raises(EvaluationError, match="line 3"):
-        read_pairs("1\t1\nAnn\t1\t2\nAnn\tone\ttwo\n")

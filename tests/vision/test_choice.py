@@ -53,7 +53,7 @@ def entry(name, data):
 def tiny(tmp_path, models):
     """Makes a store with the small model; its sample may come from other weights, and it may have a variant."""
 
-    def make(*, sample_of=1, variant=None, lfw=99.4):
+    def make(*, sample_of=1, variant=None, lfw=99.4, precision="int8"):
         data = network(1)
         document = json.loads(manifest_text(models.manifest("sface"))) | {"name": "tiny", "variants": []}
         document["file"] = entry("model.onnx", data)
@@ -66,10 +66,9 @@ def tiny(tmp_path, models):
         (embeddings,) = engines.reference(tmp_path / "sample.onnx")(sample.crops()).values()
         document["sample"]["embeddings"] = encode_sample(embeddings)
         if variant is not None:
-            document["variants"] = [
-                {"precision": "int8", "file": entry("int8.onnx", variant[0]), "measured": variant[1]}
-            ]
-            (folder / "int8.onnx").write_bytes(variant[0])
+            name = f"{precision}.onnx"
+            document["variants"] = [{"precision": precision, "file": entry(name, variant[0]), "measured": variant[1]}]
+            (folder / name).write_bytes(variant[0])
         (folder / "manifest.json").write_text(manifest_text(Manifest.model_validate(document)))
         return ModelStore(tmp_path / "models")
 
@@ -188,6 +187,19 @@ def test_cuda_that_is_told_is_never_replaced_by_another(tiny, pick, monkeypatch)
 def test_a_variant_comes_into_question_when_it_was_measured_to_be_accurate(tiny, measured, taken):
     store = tiny(variant=(network(1), measured))
     assert ("openvino-int8" in choice.candidates(store, store.manifest("tiny"), 1)) == taken
+
+
+@pytest.mark.parametrize(
+    ("measured", "taken"), [({"lfw_accuracy": 99.35}, True), ({"lfw_accuracy": 99.34}, False), ({}, True)], ids=str
+)
+def test_a_bf16_file_is_run_unless_it_was_measured_to_lose(tiny, measured, taken):
+    store = tiny(variant=(network(1), measured), precision="bf16")
+    found = choice.candidates(store, store.manifest("tiny"), 1)
+    assert ("openvino-bf16" in found) == taken
+    if taken:
+        (store.folder / "tiny" / "bf16.onnx").write_bytes(b"damaged")
+        with pytest.raises(ModelDamagedError, match=r"bf16\.onnx"):
+            found["openvino-bf16"].load()
 
 
 def test_a_damaged_variant_is_refused_and_the_others_go_on(tiny, pick):
