@@ -29,6 +29,7 @@ from service.gallery.galleries import page
 from service.gallery.idempotency import Claims
 from service.gallery.index.local import LocalIndexes
 from service.gallery.views import Views
+from service.gallery.visits import CatalogVisits
 from service.identify.fusion import fuse
 from service.identify.prior import Habits
 from service.identify.travel import Gravity
@@ -131,7 +132,7 @@ async def _open(app: FastAPI, settings: Settings, stack: AsyncExitStack) -> Prod
             workers=streams,
         )
     )
-    calibration = calibration_of(recognition.manifest)
+    calibration, history = calibration_of(recognition.manifest), CatalogVisits()
     product = Product(
         model=recognition.manifest,
         calibration=calibration,
@@ -139,7 +140,8 @@ async def _open(app: FastAPI, settings: Settings, stack: AsyncExitStack) -> Prod
         catalog=catalog,
         views=views,
         known=KnownGalleries(),
-        expectations=Expectations(catalog, calibration, Habits(), Gravity()),
+        visits=history,
+        expectations=Expectations(catalog, history, calibration, Habits(), Gravity()),
         asked=Asked(),
         claims=Claims(),
         storage=storage,

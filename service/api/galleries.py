@@ -114,6 +114,7 @@ async def delete_gallery(product: ProductDep, request: Request, gallery: Id) -> 
             with product.catalog.write() as tx:
                 found = galleries.get(tx, gallery)
                 gone = galleries.delete(tx, found.pk)
+                product.visits.forget_gallery(tx, found.pk)
                 keep(tx, 200, GalleryDeleted(gallery=gallery, people=gone.people, faces=gone.templates))
             product.known.forget(gallery)
             product.views.drop(found.pk)

@@ -2,6 +2,7 @@
 
     galleries --< people --< templates      a gallery's revision is stamped on every row that changed with it
     galleries --< departures                people who left, for those who follow the revisions
+    galleries --< calibrations              what the scores of its own people mean, version by version
     people    --< visits                    confirmed ones; a visit of a stranger belongs to the gallery alone
     receipts, keys, idempotency, meta       beside them
 
@@ -39,7 +40,7 @@ from sqlalchemy.types import TypeDecorator
 
 from service.errors import SchemaVersionError, StorageError
 
-VERSION: Final = 2
+VERSION: Final = 3
 """The version of the tables below; raised with every change of them, together with a migration."""
 
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -98,6 +99,7 @@ galleries: Final = Table(
     Column("revision", BigInteger, nullable=False),
     Column("fpir", Float(53)),
     Column("habits", _json()),
+    Column("observed", _json()),
     Column("attributes", _json(), nullable=False),
     Column("created_at", UtcTime, nullable=False),
     sqlite_autoincrement=True,
@@ -162,6 +164,7 @@ visits: Final = Table(
     Column("gallery_pk", BigInteger, _belongs_to("galleries.pk"), nullable=False),
     # Null for a visitor who is confirmed to be nobody in the gallery.
     Column("person_pk", BigInteger, _belongs_to("people.pk"), index=True),
+    Column("home", String(16)),
     Column("device", String(255)),
     Column("cell", String(16)),
     Column("region", String(16)),
@@ -171,6 +174,17 @@ visits: Final = Table(
     Index("visits_by_cell", "gallery_pk", "cell"),
     Index("visits_by_region", "gallery_pk", "region"),
     sqlite_autoincrement=True,
+)
+
+calibrations: Final = Table(
+    "calibrations",
+    metadata,
+    Column("gallery_pk", BigInteger, _belongs_to("galleries.pk"), primary_key=True),
+    Column("version", Integer, primary_key=True, autoincrement=False),
+    Column("revision", BigInteger, nullable=False),
+    Column("people", BigInteger, nullable=False),
+    Column("made_at", UtcTime, nullable=False),
+    Column("tiers", _json(), nullable=False),
 )
 
 receipts: Final = Table(
@@ -218,7 +232,17 @@ def _add_visits(connection: Connection) -> None:
             index.create(connection)
 
 
-MIGRATIONS: Final[Mapping[int, Callable[[Connection], None]]] = {1: _add_visits}
+def _add_calibrations(connection: Connection) -> None:
+    """From version 2 to 3: calibrations, attributes that may be observed, and the home behind each visit."""
+    calibrations.create(connection)
+    connection.exec_driver_sql("ALTER TABLE galleries ADD COLUMN observed JSON")
+    if "home" not in {column["name"] for column in inspect(connection).get_columns(visits.name)}:
+        connection.exec_driver_sql("ALTER TABLE visits ADD COLUMN home VARCHAR(16)")
+    homes = select(people.c.region).where(people.c.pk == visits.c.person_pk).scalar_subquery()
+    connection.execute(update(visits).values(home=homes))
+
+
+MIGRATIONS: Final[Mapping[int, Callable[[Connection], None]]] = {1: _add_visits, 2: _add_calibrations}
 """Version -> the function that brings a catalog of that version to the next one."""
 
 

@@ -16,11 +16,11 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from service.gallery import galleries, people, visits
+from service.gallery import galleries, people
 from service.gallery.catalog import Catalog, Reading
 from service.gallery.records import GalleryRecord
 from service.gallery.schema import EPOCH
-from service.gallery.visits import DaysAtPlace
+from service.gallery.visits import DaysAtPlace, Place, Visits
 from service.identify.budget import Budget, Scales, floors, share_out
 from service.identify.calibration import Calibration
 from service.identify.habits import Log, Scene
@@ -41,6 +41,7 @@ from service.identify.travel import Gravity, Map, affinity, mapped
 from service.recognition.regions import CELL_RESOLUTION, REGION_RESOLUTION, coarser, point_of
 
 Rows = NDArray[np.int64]
+Places = tuple[tuple[Place, str | None], ...]
 
 KEPT: Final = 4096
 """Plans that are kept; the one that was not used for longest leaves first."""
@@ -177,15 +178,19 @@ class Expectations:
     """The plans of all galleries; safe to use from threads.
 
     Args:
-        catalog: where people and visits are.
+        catalog: where people are,
+        visits: and where they were.
         calibration: what cosines mean.
         habits: parameters of the prior, where a gallery has none of its own.
         gravity: parameters of travel.
     """
 
-    def __init__(self, catalog: Catalog, calibration: Calibration, habits: Habits, gravity: Gravity) -> None:
+    def __init__(
+        self, catalog: Catalog, visits: Visits, calibration: Calibration, habits: Habits, gravity: Gravity
+    ) -> None:
         self._habits = habits
         self._catalog = catalog
+        self._visits = visits
         self._calibration = calibration
         self._excess = max(1.0, calibration.mean_likelihood())
         self._gravity = gravity
@@ -239,11 +244,11 @@ class Expectations:
         with self._catalog.read() as reading:
             everybody = self._of_gallery(gallery_pk)
             found: list[Scene] = []
-            for device in visits.devices(reading, gallery_pk, limit=MOST_DEVICES):
-                cell, region = visits.place_of(reading, gallery_pk, device)
+            for device in self._visits.devices(reading, gallery_pk, limit=MOST_DEVICES):
+                cell, region = self._visits.place_of(reading, gallery_pk, device)
                 people_, map_, here = everybody.follow(reading, gallery_pk, self._gravity, region)
-                places = (("device", device), ("cell", cell), ("region", region))
-                seen = [visits.at_place(reading, gallery_pk, kind, name) for kind, name in places if name]  # type: ignore[arg-type]
+                places: Places = (("device", device), ("cell", cell), ("region", region))
+                seen = [self._visits.at_place(reading, gallery_pk, kind, name) for kind, name in places if name]
                 cut = float(np.quantile(seen[0].days, 1 - HELD_OUT))
                 logs = [_log(each, cut) for each in seen]
                 seen_from, totals = self._travelled(reading, gallery_pk, everybody, len(map_.lat), here, now)
@@ -285,10 +290,10 @@ class Expectations:
     def _plan(self, reading: Reading, gallery_pk: int, everybody: _Everybody, context: Context, now: datetime) -> _Plan:
         cell, region = _cells(context.cell)
         if region is None and context.device is not None:
-            cell, region = visits.place_of(reading, gallery_pk, context.device)
+            cell, region = self._visits.place_of(reading, gallery_pk, context.device)
         day = ((context.at or now) - EPOCH).days
         found, map_, here = everybody.follow(reading, gallery_pk, self._gravity, region)
-        stamp = (everybody.revision, visits.last_of(reading, gallery_pk), day)
+        stamp = (everybody.revision, self._visits.last_of(reading, gallery_pk), day)
         key = (gallery_pk, context.device, cell or region)
         with self._lock:
             kept = self._plans.get(key)
@@ -296,8 +301,11 @@ class Expectations:
                 self._plans.move_to_end(key)
                 return kept
         habits = habits_of(galleries.by_pk(reading, gallery_pk), self._habits)
-        places = (("device", context.device), ("cell", cell), ("region", region))
-        seen = [_NOWHERE if name is None else visits.at_place(reading, gallery_pk, kind, name) for kind, name in places]  # type: ignore[arg-type]
+        places: Places = (("device", context.device), ("cell", cell), ("region", region))
+        seen = [
+            _NOWHERE if name is None else self._visits.at_place(reading, gallery_pk, kind, name)
+            for kind, name in places
+        ]
         seen_from, totals = self._travelled(reading, gallery_pk, everybody, len(map_.lat), here, now)
         levels = [_level(each, day, habits) for each in seen]
         strangers, total = _strangers(seen[0], day, habits)
@@ -331,7 +339,7 @@ class Expectations:
         towards, totals = np.zeros(regions), np.zeros(regions)
         with everybody.following:
             if everybody.travels_read is None or abs(now - everybody.travels_read) > TRAVELS_KEPT:
-                everybody.travels, everybody.travels_read = visits.travels(reading, gallery_pk), now
+                everybody.travels, everybody.travels_read = self._visits.travels(reading, gallery_pk), now
             found = list(everybody.travels)
         for home, there, count in found:
             origin, target = (

@@ -64,6 +64,7 @@ def _forget(
         if only_expired and not people.get(tx, record.pk, person).expired(tx.now):
             raise _StillWelcomeError
         gone = forgetting.forget(tx, record.pk, person)
+        product.visits.forget_person(tx, record.pk, gone.person_pk)
         if remember is not None:
             remember(tx, gone)
     product.show(record, gone.receipt.revision)

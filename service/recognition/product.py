@@ -19,6 +19,7 @@ from service.gallery.idempotency import Claims
 from service.gallery.records import GalleryRecord
 from service.gallery.view import GalleryView
 from service.gallery.views import Views
+from service.gallery.visits import Visits
 from service.identify.calibration import Calibration
 from service.recognition.asked import Asked
 from service.recognition.expectations import Expectations
@@ -62,6 +63,7 @@ class Product:
         reader: photos to faces and embeddings.
         catalog: the truth.
         views: the indexes.
+        visits: who was where.
         known: galleries that were looked up before.
         expectations: who is expected where.
         asked: visitors who were asked for digits.
@@ -76,6 +78,7 @@ class Product:
     reader: Reader
     catalog: Catalog
     views: Views
+    visits: Visits
     known: KnownGalleries
     expectations: Expectations
     asked: Asked

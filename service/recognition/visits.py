@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from service.errors import InvalidRequestError
-from service.gallery import galleries, people, visits
+from service.gallery import galleries, people
 from service.gallery.catalog import WriteTransaction
 from service.gallery.schema import EPOCH
 from service.gallery.visits import NewVisit
@@ -71,16 +71,17 @@ async def record(
     def keep() -> None:
         with product.catalog.write() as tx:
             pk = galleries.get(tx, gallery).pk
-            who = None if person is None else people.get(tx, pk, person).pk
+            who = None if person is None else people.get(tx, pk, person)
             visit = NewVisit(
-                person_pk=who,
+                person_pk=None if who is None else who.pk,
+                home=None if who is None else who.region,
                 device=device,
                 cell=None if cell is None else coarser(cell, CELL_RESOLUTION),
                 region=None if cell is None else coarser(cell, REGION_RESOLUTION),
                 at=moment,
                 confirmed_by=confirmed_by,
             )
-            remember(tx, visits.record(tx, pk, visit))
+            remember(tx, product.visits.record(tx, pk, visit))
 
     await product.written(keep)
 
@@ -90,7 +91,7 @@ async def forget_old(product: Product) -> None:
 
     def work() -> int:
         with product.catalog.write() as tx:
-            return visits.forget_before(tx, datetime.now(UTC) - timedelta(days=product.policy.visit_days))
+            return product.visits.forget_before(tx, datetime.now(UTC) - timedelta(days=product.policy.visit_days))
 
     gone = await product.written(work)
     if gone:

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 import pytest
 
-from service.gallery import faces, galleries, people, visits
+from service.gallery import faces, galleries, people
 from service.gallery.records import NewTemplate, PersonFields
 from service.gallery.visits import NewVisit
 from service.recognition.expectations import Context
@@ -50,7 +50,8 @@ def town(service):
             if number < 5:
                 for days in range(10):
                     at = datetime.now(UTC) - timedelta(days=days)
-                    visits.record(tx, pk, NewVisit(made.pk, "gate", "871f8d7a4ffffff", "851f8d7bfffffff", at, "card"))
+                    place = ("gate", "871f8d7a4ffffff", "851f8d7bfffffff")
+                    product.visits.record(tx, pk, NewVisit(made.pk, fields.region, *place, at, "card"))
     product.views.of(pk).catch_up()
     yield Gallery(service, "town")
     service.delete("/v1/galleries/town")
@@ -178,7 +179,7 @@ def test_safe_mode_is_slower_to_accept(ask):
 def test_identify_never_learns_from_its_own_answers(service, ask):
     def newest():
         with service.product.catalog.read() as reading:
-            return visits.last_of(reading, galleries.get(reading, "town").pk)
+            return service.product.visits.last_of(reading, galleries.get(reading, "town").pk)
 
     before = newest()
     ask(like(2, 0.6), device="gate")

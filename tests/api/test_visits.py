@@ -2,7 +2,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from service.gallery import galleries, people, visits
+from service.gallery import galleries, people
+from service.gallery.visits import NewVisit
 from tests.conftest import assert_problem
 from tests.faces import orl_photo
 
@@ -19,7 +20,7 @@ def anna(service, gallery):
 
 def count(service, gallery, kind="device", name="gate-7"):
     with service.product.catalog.read() as reading:
-        found = visits.at_place(reading, galleries.get(reading, gallery.name).pk, kind, name)
+        found = service.product.visits.at_place(reading, galleries.get(reading, gallery.name).pk, kind, name)
     return int(found.counts.sum())
 
 
@@ -97,7 +98,7 @@ def test_habits_are_fitted_to_visits_and_kept(service, gallery):
         who = people.get(tx, pk, "anna").pk
         for days in range(300):
             at = datetime.now(UTC) - timedelta(days=days)
-            visits.record(tx, pk, visits.NewVisit(who, "gate-7", None, None, at, "card"))
+            service.product.visits.record(tx, pk, NewVisit(who, None, "gate-7", None, None, at, "card"))
     answer = service.post(f"{gallery.path}/habits").json()
     assert answer["visits"] >= 50
     assert answer["bits"] >= answer["bits_before"] > 1

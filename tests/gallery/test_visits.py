@@ -2,134 +2,171 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from service.gallery import forgetting, galleries, people, schema, visits
+from service.gallery import galleries, people, schema
 from service.gallery.catalog import Catalog
 from service.gallery.records import PersonFields
-from service.gallery.visits import NewVisit
+from service.gallery.visits import CatalogVisits, NewVisit
 from service.identify.fusion import fuse
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 DAY = (NOON - schema.EPOCH).days
+HOME = "881f8d7a49fffff"
 
 
 def visit(person_pk, at=NOON, device="gate", cell="871f8d7a4ffffff", region="851f8d7bfffffff"):
-    return NewVisit(person_pk, device, cell, region, at, "card")
+    return NewVisit(person_pk, None if person_pk is None else HOME, device, cell, region, at, "card")
+
+
+@pytest.fixture(params=["catalog"])
+def log(request):
+    """Whoever keeps visits; every test holds for each."""
+    return CatalogVisits()
 
 
 @pytest.fixture
 def staff(catalog, gallery):
     with catalog.write() as tx:
-        return [people.create(tx, gallery.pk, name, PersonFields(region="881f8d7a49fffff")).pk for name in ("a", "b")]
+        return [people.create(tx, gallery.pk, name, PersonFields(region=HOME)).pk for name in ("a", "b")]
 
 
-def recorded(catalog, gallery, *new):
-    with catalog.write() as tx:
-        return [visits.record(tx, gallery.pk, each) for each in new]
+@pytest.fixture
+def recorded(log, catalog, gallery):
+    """Records visits."""
+
+    def these(*new):
+        with catalog.write() as tx:
+            return [log.record(tx, gallery.pk, each) for each in new]
+
+    return these
 
 
-def read(catalog, gallery, kind="device", name="gate"):
+@pytest.fixture
+def read(log, catalog, gallery):
+    """Who was at a place: (person, day, visits)."""
+    return lambda *place: seen_at(log, catalog, gallery, *place)
+
+
+def seen_at(log, catalog, gallery, kind="device", name="gate"):
     with catalog.read() as reading:
-        found = visits.at_place(reading, gallery.pk, kind, name)
+        found = log.at_place(reading, gallery.pk, kind, name)
     return sorted(zip(found.rows.tolist(), found.days.tolist(), found.counts.tolist(), strict=True))
 
 
-def test_visits_are_counted_by_person_and_day(catalog, gallery, staff):
+def test_visits_are_counted_by_person_and_day(staff, recorded, read):
     a, b = staff
     late = NOON + timedelta(hours=13)
-    recorded(catalog, gallery, visit(a), visit(a), visit(a, late), visit(b), visit(None))
-    assert read(catalog, gallery) == [(-1, DAY, 1), (a, DAY, 2), (a, DAY + 1, 1), (b, DAY, 1)]
+    recorded(visit(a), visit(a), visit(a, late), visit(b), visit(None))
+    assert read() == [(-1, DAY, 1), (a, DAY, 2), (a, DAY + 1, 1), (b, DAY, 1)]
 
 
 @pytest.mark.parametrize(
-    ("kind", "name"), [("device", "gate"), ("cell", "871f8d7a4ffffff"), ("region", "851f8d7bfffffff")]
+    ("what", "name"), [("device", "gate"), ("cell", "871f8d7a4ffffff"), ("region", "851f8d7bfffffff")]
 )
-def test_they_are_found_by_device_by_cell_and_by_region(catalog, gallery, staff, kind, name):
-    recorded(catalog, gallery, visit(staff[0]), visit(staff[1], device="x", cell="y", region="z"))
-    assert read(catalog, gallery, kind, name) == [(staff[0], DAY, 1)]
+def test_they_are_found_by_device_by_cell_and_by_region(staff, recorded, read, what, name):
+    recorded(visit(staff[0]), visit(staff[1], device="x", cell="y", region="z"))
+    assert read(what, name) == [(staff[0], DAY, 1)]
 
 
-def test_a_place_nobody_knows_has_no_visits(catalog, gallery):
-    assert read(catalog, gallery, name="elsewhere") == []
+def test_a_place_nobody_knows_has_no_visits(read):
+    assert read("device", "elsewhere") == []
 
 
-def test_each_visit_raises_the_number_of_the_newest(catalog, gallery, staff):
+def test_each_visit_raises_the_number_of_the_newest(log, catalog, gallery, staff, recorded):
     with catalog.read() as reading:
-        assert visits.last_of(reading, gallery.pk) == 0
-    keys = recorded(catalog, gallery, visit(staff[0]), visit(None))
+        assert log.last_of(reading, gallery.pk) == 0
+    keys = recorded(visit(staff[0]), visit(None))
     with catalog.read() as reading:
-        assert visits.last_of(reading, gallery.pk) == keys[1] > keys[0]
+        assert log.last_of(reading, gallery.pk) == keys[1] > keys[0]
 
 
-def test_a_device_is_where_it_was_last_seen(catalog, gallery, staff):
+def test_a_device_is_where_it_was_last_seen(log, catalog, gallery, recorded):
     recorded(
-        catalog,
-        gallery,
         visit(None, cell="c1", region="r1"),
         visit(None, cell="c2", region="r2"),
         visit(None, region=None),
     )
     with catalog.read() as reading:
-        assert visits.place_of(reading, gallery.pk, "gate") == ("c2", "r2")
-        assert visits.place_of(reading, gallery.pk, "other") == (None, None)
+        assert log.place_of(reading, gallery.pk, "gate") == ("c2", "r2")
+        assert log.place_of(reading, gallery.pk, "other") == (None, None)
 
 
-def test_travels_are_counted_from_home_to_region(catalog, gallery, staff):
-    recorded(catalog, gallery, visit(staff[0]), visit(staff[1]), visit(staff[1], region="r2"), visit(None))
+def test_travels_are_counted_from_home_to_region(log, catalog, gallery, staff, recorded):
+    recorded(visit(staff[0]), visit(staff[1]), visit(staff[1], region="r2"), visit(None))
     with catalog.read() as reading:
-        found = visits.travels(reading, gallery.pk)
-    assert sorted(found) == [("881f8d7a49fffff", "851f8d7bfffffff", 2), ("881f8d7a49fffff", "r2", 1)]
+        found = log.travels(reading, gallery.pk)
+    assert sorted(found) == [(HOME, "851f8d7bfffffff", 2), (HOME, "r2", 1)]
 
 
-def test_forgetting_a_person_forgets_their_visits(catalog, gallery, staff):
-    recorded(catalog, gallery, visit(staff[0]), visit(staff[1]))
+def test_forgetting_a_person_forgets_their_visits(log, catalog, gallery, staff, recorded, read):
+    recorded(visit(staff[0]), visit(staff[1]))
     with catalog.write() as tx:
-        forgetting.forget(tx, gallery.pk, "a")
-    assert read(catalog, gallery) == [(staff[1], DAY, 1)]
+        log.forget_person(tx, gallery.pk, staff[0])
+    assert read() == [(staff[1], DAY, 1)]
 
 
-def test_deleting_a_gallery_deletes_its_visits(catalog, gallery, staff):
-    recorded(catalog, gallery, visit(staff[0]), visit(None))
+def test_deleting_a_gallery_deletes_its_visits(log, catalog, gallery, staff, recorded, read):
+    recorded(visit(staff[0]), visit(None))
     with catalog.write() as tx:
-        galleries.delete(tx, gallery.pk)
-        assert tx.connection.exec_driver_sql("SELECT count(*) FROM visits").scalar_one() == 0
+        log.forget_gallery(tx, gallery.pk)
+    assert read() == []
+    with catalog.read() as reading:
+        assert log.devices(reading, gallery.pk, limit=5) == log.travels(reading, gallery.pk) == []
 
 
-def test_visits_have_a_time_to_live(catalog, gallery, staff):
-    recorded(catalog, gallery, visit(staff[0], NOON - timedelta(days=9)), visit(staff[0]))
+def test_visits_have_a_time_to_live(log, catalog, staff, recorded, read):
+    recorded(visit(staff[0], NOON - timedelta(days=9)), visit(staff[0]))
     with catalog.write() as tx:
-        assert visits.forget_before(tx, NOON - timedelta(days=5)) == 1
+        assert log.forget_before(tx, NOON - timedelta(days=5)) == 1
         assert tx.erased
-    assert read(catalog, gallery) == [(staff[0], DAY, 1)]
+    assert read() == [(staff[0], DAY, 1)]
 
 
-def test_a_catalog_of_the_first_version_is_brought_forward(place):
-    opened = Catalog.open(place, secret=b"s" * 32, fuse=fuse)
-    with opened.write() as tx:
-        kept = galleries.create(tx, "staff", model="m", model_digest="d", dim=4)
-        for statement in (
-            "DROP TABLE visits",
-            "ALTER TABLE galleries DROP COLUMN habits",
-            "DROP INDEX people_by_digits",
-            "DROP INDEX people_by_device",
-            "UPDATE meta SET value = '1' WHERE name = 'schema_version'",
-        ):
-            tx.connection.exec_driver_sql(statement)
-    opened.close()
-    again = Catalog.open(place, secret=b"s" * 32, fuse=fuse)
-    recorded(again, kept, visit(None))
-    assert read(again, kept) == [(-1, DAY, 1)]
-    again.close()
-
-
-def test_the_busiest_devices_come_first(catalog, gallery, staff):
+def test_the_busiest_devices_come_first(log, catalog, gallery, recorded):
     recorded(
-        catalog,
-        gallery,
         visit(None, device="b"),
         visit(None, device="a"),
         visit(None, device="b"),
         visit(None, device=None),
     )
     with catalog.read() as reading:
-        assert visits.devices(reading, gallery.pk, limit=5) == ["b", "a"]
-        assert visits.devices(reading, gallery.pk, limit=1) == ["b"]
+        assert log.devices(reading, gallery.pk, limit=5) == ["b", "a"]
+        assert log.devices(reading, gallery.pk, limit=1) == ["b"]
+
+
+# --- catalogs of older releases ---
+
+BEFORE_VISITS = (
+    "DROP TABLE visits",
+    "ALTER TABLE galleries DROP COLUMN habits",
+    "DROP INDEX people_by_digits",
+    "DROP INDEX people_by_device",
+)
+BEFORE_CALIBRATIONS = ("DROP TABLE calibrations", "ALTER TABLE galleries DROP COLUMN observed")
+
+
+def aged(place, version, *statements):
+    """A catalog as an older release left it, with a gallery of one person who came once where visits are kept."""
+    opened = Catalog.open(place, secret=b"s" * 32, fuse=fuse)
+    with opened.write() as tx:
+        kept = galleries.create(tx, "staff", model="m", model_digest="d", dim=4)
+        who = people.create(tx, kept.pk, "a", PersonFields(region=HOME)).pk
+        CatalogVisits().record(tx, kept.pk, visit(who))
+        for statement in (*statements, f"UPDATE meta SET value = '{version}' WHERE name = 'schema_version'"):
+            tx.connection.exec_driver_sql(statement)
+    opened.close()
+    return Catalog.open(place, secret=b"s" * 32, fuse=fuse), kept, who
+
+
+def test_a_catalog_of_the_first_version_is_brought_forward(place):
+    again, kept, who = aged(place, 1, *BEFORE_CALIBRATIONS, *BEFORE_VISITS)
+    with again.write() as tx:
+        CatalogVisits().record(tx, kept.pk, visit(who))
+    assert seen_at(CatalogVisits(), again, kept) == [(who, DAY, 1)]
+    again.close()
+
+
+def test_visits_of_the_second_version_learn_the_home_behind_them(place):
+    again, kept, _ = aged(place, 2, *BEFORE_CALIBRATIONS, "ALTER TABLE visits DROP COLUMN home")
+    with again.read() as reading:
+        assert CatalogVisits().travels(reading, kept.pk) == [(HOME, "851f8d7bfffffff", 1)]
+    again.close()

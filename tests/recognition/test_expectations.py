@@ -4,10 +4,10 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 import pytest
 
-from service.gallery import faces, forgetting, galleries, people, visits
+from service.gallery import faces, forgetting, galleries, people
 from service.gallery.catalog import Catalog
 from service.gallery.records import NewTemplate, PersonFields
-from service.gallery.visits import NewVisit
+from service.gallery.visits import CatalogVisits, NewVisit
 from service.identify.calibration import fit
 from service.identify.fusion import fuse
 from service.identify.planner import ASK_SHARE
@@ -54,7 +54,7 @@ def calibration():
 
 @pytest.fixture
 def expect(catalog, staff, calibration):
-    expectations = Expectations(catalog, calibration, Habits(), Gravity())
+    expectations = Expectations(catalog, CatalogVisits(), calibration, Habits(), Gravity())
 
     def expected(alpha=0.01, now=NOW, **context):
         return expectations.of(staff, Context(**context), alpha, insist=True, now=now)
@@ -69,9 +69,10 @@ def key(catalog, staff, number):
 
 def visited(catalog, staff, number, times=1, device="gate", days=0, *, region=REGION):
     with catalog.write() as tx:
-        who = None if number is None else people.get(tx, staff, f"p{number}").pk
+        who = None if number is None else people.get(tx, staff, f"p{number}")
         for _ in range(times):
-            visits.record(tx, staff, NewVisit(who, device, None, region, NOW - timedelta(days=days), "card"))
+            new = NewVisit(who and who.pk, who and who.region, device, None, region, NOW - timedelta(days=days), "card")
+            CatalogVisits().record(tx, staff, new)
 
 
 def of(expected, *rows):
@@ -135,7 +136,9 @@ def test_travels_that_were_seen_bring_far_people_nearer(catalog, staff, expect):
     before = of(expect(cell=HOME), key(catalog, staff, 13))[0]
     visited(catalog, staff, 14, times=200, device="elsewhere")
     # Travels are read now and then; what starts afresh reads them at once.
-    again = Expectations(catalog, fit(np.full(9, 0.6), np.linspace(-0.3, 0.3, 90)), Habits(), Gravity())
+    again = Expectations(
+        catalog, CatalogVisits(), fit(np.full(9, 0.6), np.linspace(-0.3, 0.3, 90)), Habits(), Gravity()
+    )
     found = again.of(staff, Context(cell=HOME), 0.5, insist=False, now=NOW)
     assert found.budget.prior.of(np.array([key(catalog, staff, 13)]))[0] > before
 
