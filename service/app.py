@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import ipaddress
 import logging
 import os
@@ -16,7 +17,7 @@ from typing import Final
 from fastapi import FastAPI
 
 from service import __version__
-from service.api import documentation, faces, galleries, operation, people, problems, visits
+from service.api import documentation, faces, galleries, imports, operation, people, problems, visits
 from service.api.access import Access
 from service.api.metrics import Metrics
 from service.api.middleware import Envelope, OwnNames
@@ -33,10 +34,15 @@ from service.gallery.visits import CatalogVisits
 from service.identify.fusion import fuse
 from service.identify.prior import Habits
 from service.identify.travel import Gravity
+from service.imports.jobs import forget_reports
+from service.imports.paths import Root
+from service.imports.sight import Setup
+from service.imports.worker import Worker
 from service.recognition.asked import Asked
 from service.recognition.expectations import Expectations
 from service.recognition.forget import forget_expired
 from service.recognition.known import KnownGalleries
+from service.recognition.portrait import DOMINANT
 from service.recognition.product import Policy, Product, calibration_of
 from service.recognition.visits import forget_old
 from service.settings import Settings, SettingsError
@@ -79,7 +85,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.settings = settings
     app.state.metrics = Metrics()
     problems.install(app)
-    for part in (galleries, people, faces, visits, operation):
+    for part in (galleries, people, faces, visits, imports, operation):
         app.include_router(part.router)
     documentation.complete(app)
     if is_loopback(settings.host):
@@ -157,9 +163,29 @@ async def _open(app: FastAPI, settings: Settings, stack: AsyncExitStack) -> Prod
         ),
     )
     await asyncio.to_thread(_open_views, product)
-    expiry = asyncio.create_task(_forget_expired(product), name="expiry")
+    app.state.imports = importer = _importer(product, settings, recognition, detection, streams)
+    if importer.root.path is not None:
+        importer.start()
+        stack.push_async_callback(asyncio.to_thread, importer.stop)
+    expiry = asyncio.create_task(_forget_expired(product, settings.import_days), name="expiry")
     stack.push_async_callback(_stop, expiry)
     return product
+
+
+def _importer(product: Product, settings: Settings, recognition: Loaded, detection: Loaded, streams: int) -> Worker:
+    limits = Limits(settings.max_photo_bytes, settings.max_photo_pixels, settings.max_faces)
+    root = Root.of(settings.import_root)
+    setup = Setup(
+        root=root.path or Path("/nowhere"),
+        models=settings.models,
+        recognition=(recognition.manifest.name, recognition.chosen.engine.name),
+        detection=(detection.manifest.name, detection.chosen.engine.name),
+        limits=limits,
+        min_quality=settings.min_quality,
+    )
+    decides = repr((recognition.manifest.digest, detection.manifest.digest, limits, settings.min_quality, DOMINANT))
+    rule = hashlib.sha256(decides.encode()).hexdigest()
+    return Worker(product, root, setup, rule=rule, helpers=streams, alone=not product.catalog.shared)
 
 
 def is_loopback(host: str) -> bool:
@@ -220,11 +246,12 @@ def _open_views(product: Product) -> None:
         after = found.next
 
 
-async def _forget_expired(product: Product) -> None:
+async def _forget_expired(product: Product, import_days: int) -> None:
     while True:
         try:
             await forget_expired(product)
             await forget_old(product)
+            await forget_reports(product, import_days)
         except VultusError as error:
             log.warning("people or visits whose time has passed could not be forgotten: %s", error.detail)
         await asyncio.sleep(EXPIRY_SECONDS)

@@ -127,6 +127,12 @@ class PhotoEmptyError(PhotoError):
     code, title = "photo_empty", "The photo is empty"
 
 
+class PhotoUnreadableError(PhotoError):
+    """The file of a photo is absent, may not be read, or is no file; only imports read files."""
+
+    code, title = "photo_unreadable", "The photo's file cannot be read"
+
+
 class PhotoFormatError(PhotoError):
     """The bytes are in no image format that is accepted."""
 
@@ -236,6 +242,30 @@ class ModelNotFoundError(NotFoundError):
     """There is no model of this name."""
 
     code, title = "model_not_found", "There is no such model"
+
+
+class ImportNotFoundError(NotFoundError):
+    """There is no import of this id in the gallery."""
+
+    code, title = "import_not_found", "There is no such import"
+
+
+class ImportPathError(VultusError):
+    """The path may not be imported: outside of the import root, absent, or not readable."""
+
+    status, code, title = 422, "import_path", "The path cannot be imported"
+
+
+class ImportManifestError(VultusError):
+    """The manifest, tar or array of an import cannot be used as a whole; `line` in the problem says where."""
+
+    status, code, title = 422, "import_manifest", "The manifest cannot be used"
+
+
+class LeaseLostError(VultusError):
+    """Another worker took over, or the import was ended; what was being committed was not."""
+
+    status, code, title = 409, "lease_lost", "The import does not run here any more"
 
 
 class GalleryExistsError(VultusError):

@@ -66,6 +66,10 @@ class Settings(BaseSettings):
     max_faces: Annotated[int, Field(ge=1, le=1000, description="most faces looked at in one photo")] = 50
     max_faces_per_person: Annotated[int, Field(ge=1, le=10_000, description="most faces kept for a person")] = 50
     min_quality: Annotated[float, Field(ge=0, le=1, description="quality under which enrolment refuses")] = 0.3
+    import_root: Annotated[
+        Path | None, Field(description="folder that imports may read; without it there are no imports over REST")
+    ] = None
+    import_days: Annotated[int, Field(ge=1, le=3650, description="days for which the report of an import is kept")] = 30
     fpir: Annotated[float, Field(gt=0, lt=1, description="target false-positive identification rate")] = 0.003
     fmr: Annotated[float, Field(gt=0, lt=1, description="target false-match rate of verify")] = 1e-5
     certainty: Annotated[

@@ -16,6 +16,7 @@ from service.api.schemas import (
     GalleryOut,
     IdentificationOut,
     IdentifiedOut,
+    ImportOut,
     PersonOut,
     QualityOut,
     RefusedOut,
@@ -23,10 +24,12 @@ from service.api.schemas import (
     SeenOut,
     TierOut,
     TraceOut,
+    Trouble,
     VerificationOut,
 )
 from service.gallery.galleries import GallerySize
 from service.gallery.records import GalleryRecord, PersonRecord, TemplateRecord
+from service.imports.jobs import Progress
 from service.recognition.enroll import Enrolment
 from service.recognition.identify import Identification, Identified
 from service.recognition.product import Embedding
@@ -142,6 +145,29 @@ def _identified(item: Identified) -> IdentifiedOut:
         answer.box, answer.landmarks, answer.score = found.box, found.landmarks, found.score
         answer.quality = found.quality.score
     return answer
+
+
+def progress(at: Progress) -> ImportOut:
+    """Where an import stands."""
+    record = at.record
+    trouble = record.error or at.trouble
+    return ImportOut(
+        import_=record.import_id,
+        gallery=at.gallery,
+        path=record.request["path"],
+        embeddings=record.request["embeddings"],
+        look_alikes=record.request["look_alikes"],
+        state=record.state,
+        total=record.total,
+        done=at.done,
+        outcomes=at.outcomes,
+        per_second=round(at.per_second, 1),
+        seconds_left=None if at.seconds_left is None else round(at.seconds_left, 1),
+        trouble=None if trouble is None else Trouble(**trouble),
+        created_at=record.created_at,
+        started_at=record.started_at,
+        ended_at=record.ended_at,
+    )
 
 
 def verification(done: Verification) -> VerificationOut:

@@ -21,6 +21,7 @@ from service.cli import (
     galleries,
     habits,
     identify,
+    index,
     keys,
     models,
     people,
@@ -61,6 +62,7 @@ app.command("demo")(demo.demo)
 app.add_typer(galleries.app, name="galleries")
 app.add_typer(people.app, name="people")
 app.command("enroll")(enroll.enroll)
+app.command("index")(index.index)
 app.command("identify")(identify.identify)
 app.command("verify")(verify.verify)
 app.command("forget")(forget.forget)

@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, TypeVar
 from urllib.parse import quote
 
@@ -102,6 +103,26 @@ class Connection:
             raise AnsweredError(document if isinstance(document, dict) else {})
         return document
 
+    async def download(self, path: str, target: Path) -> None:
+        """Write what is at a path to a file.
+
+        Raises:
+            AnsweredError: the service answered with an error.
+            UnreachableError: it did not answer.
+        """
+        import httpx  # noqa: PLC0415 - a fast start of commands that send nothing
+
+        try:
+            async with self.client.stream("GET", path) as answer:
+                if answer.status_code >= 400:
+                    await answer.aread()
+                    raise AnsweredError(answer.json())
+                with target.open("wb") as file:
+                    async for part in answer.aiter_bytes():
+                        file.write(part)
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise UnreachableError(f"{self.where}: {str(error) or type(error).__name__}") from error
+
     async def every(self, path: str, member: str) -> AsyncIterator[dict[str, Any]]:
         """All items of a listing, page by page."""
         cursor: str | None = None
@@ -115,12 +136,13 @@ class Connection:
 
 
 @asynccontextmanager
-async def connect(url: str | None) -> AsyncIterator[Connection]:
+async def connect(url: str | None, **own: Any) -> AsyncIterator[Connection]:
     """Find the service.
 
     Args:
         url: of a running service. Without it, one that answers at the settings' address is taken; where none does,
             the application runs inside this process, over the settings' data folder.
+        own: settings of an application that runs inside this process.
 
     Raises:
         UnreachableError: nothing answers at the URL.
@@ -147,7 +169,7 @@ async def connect(url: str | None) -> AsyncIterator[Connection]:
     from service.app import create_app  # noqa: PLC0415 - loads every library there is
 
     # Nothing listens, so the address does not matter; who can read the data folder needs no key.
-    app = create_app(settings.model_copy(update={"host": "127.0.0.1"}))
+    app = create_app(settings.model_copy(update={"host": "127.0.0.1", **own}))
     async with app.router.lifespan_context(app):
         app.state.access = _Owner()
         transport = httpx.ASGITransport(app)

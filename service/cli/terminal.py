@@ -86,3 +86,11 @@ def progress(*, counted: bool = True) -> Progress:
     counting = [BarColumn(), MofNCompleteColumn()] if counted else []
     console = Console(stderr=True)
     return Progress(*columns, *counting, console=console, transient=True, disable=not console.is_terminal)
+
+
+def rated_progress() -> Progress:
+    """The same for long work: tasks are updated with `rate` and `left`, both texts."""
+    columns = [SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()]
+    facts = [TextColumn("{task.fields[rate]}"), TextColumn("{task.fields[left]}")]
+    console = Console(stderr=True)
+    return Progress(*columns, *facts, console=console, transient=True, disable=not console.is_terminal)

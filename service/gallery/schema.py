@@ -4,6 +4,9 @@
     galleries --< departures                people who left, for those who follow the revisions
     galleries --< calibrations              what the scores of its own people mean, version by version
     people    --< visits                    confirmed ones; a visit of a stranger belongs to the gallery alone
+    galleries --< imports --< shards --< outcomes
+                                            a bulk job, its manifest in parts for workers, what became of each row
+    galleries --< refusals                  photos that an import need not look at again
     receipts, keys, idempotency, meta       beside them
 
 Only types that PostgreSQL knows too. `prepare` creates the tables in a new database and brings an older one forward.
@@ -40,7 +43,7 @@ from sqlalchemy.types import TypeDecorator
 
 from service.errors import SchemaVersionError, StorageError
 
-VERSION: Final = 3
+VERSION: Final = 4
 """The version of the tables below; raised with every change of them, together with a migration."""
 
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -187,6 +190,68 @@ calibrations: Final = Table(
     Column("tiers", _json(), nullable=False),
 )
 
+imports: Final = Table(
+    "imports",
+    metadata,
+    Column("pk", _key(), primary_key=True, autoincrement=True),
+    Column("gallery_pk", BigInteger, _belongs_to("galleries.pk"), nullable=False),
+    Column("import_id", String(64), nullable=False, unique=True),
+    # Of everything that was asked for, so that asking again for a job that has not ended finds it.
+    Column("request_digest", String(64), nullable=False),
+    Column("request", _json(), nullable=False),
+    Column("state", String(16), nullable=False, index=True),
+    Column("total", BigInteger),
+    Column("counts", _json(), nullable=False),
+    Column("error", _json()),
+    # Who reads its manifest at the moment.
+    Column("worker", String(64)),
+    Column("leased_until", UtcTime),
+    Column("created_at", UtcTime, nullable=False),
+    Column("started_at", UtcTime),
+    Column("ended_at", UtcTime),
+    Index("imports_by_gallery", "gallery_pk", "pk"),
+    sqlite_autoincrement=True,
+)
+
+shards: Final = Table(
+    "import_shards",
+    metadata,
+    Column("pk", _key(), primary_key=True, autoincrement=True),
+    Column("import_pk", BigInteger, _belongs_to("imports.pk"), nullable=False),
+    Column("first", BigInteger, nullable=False),
+    Column("count", Integer, nullable=False),
+    Column("done", Integer, nullable=False),
+    Column("entries", LargeBinary, nullable=False),
+    Column("worker", String(64)),
+    Column("leased_until", UtcTime),
+    UniqueConstraint("import_pk", "first", name="one_shard_per_place"),
+    sqlite_autoincrement=True,
+)
+
+outcomes: Final = Table(
+    "import_outcomes",
+    metadata,
+    Column("shard_pk", BigInteger, _belongs_to("import_shards.pk"), primary_key=True),
+    Column("first", Integer, primary_key=True, autoincrement=False),
+    Column("rows", LargeBinary, nullable=False),
+)
+
+refusals: Final = Table(
+    "refusals",
+    metadata,
+    Column("gallery_pk", BigInteger, _belongs_to("galleries.pk"), primary_key=True),
+    Column("photo_digest", String(64), primary_key=True),
+    # Empty where the photo was refused whoever it is of; else the person it was refused for.
+    Column("person", String(255), primary_key=True),
+    Column("rule", String(64), nullable=False),
+    Column("outcome", String(32), nullable=False),
+    Column("code", String(64), nullable=False),
+    Column("detail", String(1000), nullable=False),
+    Column("rival_pk", BigInteger, _belongs_to("people.pk"), index=True),
+    Column("similarity", Float(53)),
+    Index("refusals_by_person", "gallery_pk", "person"),
+)
+
 receipts: Final = Table(
     "receipts",
     metadata,
@@ -242,7 +307,17 @@ def _add_calibrations(connection: Connection) -> None:
     connection.execute(update(visits).values(home=homes))
 
 
-MIGRATIONS: Final[Mapping[int, Callable[[Connection], None]]] = {1: _add_visits, 2: _add_calibrations}
+def _add_imports(connection: Connection) -> None:
+    """From version 3 to 4: bulk imports."""
+    for table in (imports, shards, outcomes, refusals):
+        table.create(connection)
+
+
+MIGRATIONS: Final[Mapping[int, Callable[[Connection], None]]] = {
+    1: _add_visits,
+    2: _add_calibrations,
+    3: _add_imports,
+}
 """Version -> the function that brings a catalog of that version to the next one."""
 
 

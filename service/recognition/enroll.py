@@ -19,10 +19,8 @@ from numpy.typing import NDArray
 from service.errors import (
     DuplicatePhotoError,
     InvalidRequestError,
-    LowQualityError,
     NothingEnrolledError,
     PhotoError,
-    SeveralFacesError,
 )
 from service.gallery import faces
 from service.gallery.catalog import WriteTransaction
@@ -30,14 +28,10 @@ from service.gallery.people import by_pks, find
 from service.gallery.records import GalleryRecord, NewTemplate
 from service.gallery.view import GalleryView
 from service.identify.decision import threshold
-from service.recognition.product import Embedding, Product, largest
+from service.recognition.portrait import portrait
+from service.recognition.product import Embedding, Product
 from service.vision.batching import Priority
-from service.vision.detect import Box, Face
-from service.vision.quality import reasons
-from service.vision.reader import SeenFace
-
-DOMINANT: Final = 4.0
-"""A face this many times larger than the next one is whom the photo is of; otherwise the photo shows several people."""
+from service.vision.detect import Box
 
 LOOK_ALIKES: Final = 5
 
@@ -157,33 +151,11 @@ async def enroll(
 async def _read(product: Product, place: int, data: bytes) -> _Ready | Refused:
     try:
         photo = await product.reader.see(data, Priority.INTERACTIVE)
-        face = _only(photo.faces) if photo.faces else largest(photo)
-        faults = reasons(face.quality, product.policy.min_quality)
-        if faults:
-            raise LowQualityError(
-                f"quality {face.quality.score:.2f} is under {product.policy.min_quality:.2f}: {', '.join(faults)}",
-                reasons=list(faults),
-                quality=round(face.quality.score, 4),
-            )
+        face = portrait(photo, product.policy.min_quality)
     except PhotoError as error:
         return Refused(place, error.code, error.detail, error.extra)
     (embedding,) = await product.reader.encode([face.crop])
     return _Ready(place, photo.digest, embedding, face.quality.score, face.face.box)
-
-
-def _only(found: Sequence[SeenFace]) -> SeenFace:
-    """The face that the photo is of.
-
-    Raises:
-        SeveralFacesError: no face stands out.
-    """
-    if len(found) > 1 and _area(found[0].face) < DOMINANT * _area(found[1].face):
-        raise SeveralFacesError(f"the photo shows {len(found)} faces and none stands out", faces=len(found))
-    return found[0]
-
-
-def _area(face: Face) -> float:
-    return face.box.width * face.box.height
 
 
 def _of_embedding(place: int, item: ReadyEmbedding) -> _Ready:

@@ -1,0 +1,262 @@
+"""Many faces of many people in one transaction: read who is concerned, decide elsewhere, write in a few statements.
+
+    owners = read(tx, gallery.pk, persons, dim)     whoever exists, with photos and templates
+    ...                                             the caller decides, row by row
+    add(tx, gallery, owners, additions)
+
+What is written is what `faces.add` would have written for the same templates in the same order.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from sqlalchemy import bindparam, insert, select, update
+
+from service.gallery.catalog import Reading, WriteTransaction
+from service.gallery.embeddings import Embeddings, checked, from_bytes, to_bytes
+from service.gallery.records import GalleryRecord, NewTemplate, PersonFields
+from service.gallery.schema import people, refusals, templates
+
+AT_ONCE = 1_000
+"""Values in one list of a query."""
+
+FUSED = (
+    update(people)
+    .where(people.c.pk == bindparam("owner"))
+    .values(
+        fused=bindparam("new_fused"),
+        faces=bindparam("new_faces"),
+        revision=bindparam("new_revision"),
+        updated_at=bindparam("new_time"),
+    )
+)
+INSERT_PEOPLE, INSERT_TEMPLATES = insert(people), insert(templates)
+
+
+@dataclass(slots=True)
+class Owner:
+    """Somebody who has faces or is about to.
+
+    Attributes:
+        pk: None for somebody who does not exist yet.
+        photos: the face of each photo that is enrolled, by digest.
+        embeddings: of the templates, the oldest first, each (dim,).
+        quality: of the templates.
+    """
+
+    pk: int | None = None
+    photos: dict[str, str] = field(default_factory=dict)
+    embeddings: list[Embeddings] = field(default_factory=list)
+    quality: list[float] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Addition:
+    """A template to be kept under a face id that was drawn; `fields` count if the person has to be created."""
+
+    person: str
+    face: str
+    template: NewTemplate
+    fields: PersonFields
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A photo that need not be looked at again.
+
+    Attributes:
+        photo_digest: of its bytes.
+        person: whom it was refused for, empty where that makes no difference.
+        rule: digest of what the refusal depends on besides the photo.
+        outcome: what is reported.
+        code: why.
+        detail: the same in words.
+        rival_pk: whom the face resembles.
+        similarity: how much.
+    """
+
+    photo_digest: str
+    person: str
+    rule: str
+    outcome: str
+    code: str
+    detail: str
+    rival_pk: int | None = None
+    similarity: float | None = None
+
+
+def read(reading: Reading, gallery_pk: int, persons: Iterable[str], dim: int) -> dict[str, Owner]:
+    """Return those people who exist, with their photos and templates."""
+    found: dict[str, Owner] = {}
+    by_pk: dict[int, Owner] = {}
+    for person, pk in keys_of(reading, gallery_pk, persons).items():
+        found[person] = by_pk[pk] = Owner(pk)
+    for keys in _parts(sorted(by_pk)):
+        kept = (
+            select(
+                templates.c.person_pk,
+                templates.c.photo_digest,
+                templates.c.face,
+                templates.c.embedding,
+                templates.c.quality,
+            )
+            .where(templates.c.person_pk.in_(keys))
+            .order_by(templates.c.pk)
+        )
+        for row in reading.connection.execute(kept):
+            owner = by_pk[row.person_pk]
+            owner.photos[row.photo_digest] = row.face
+            owner.embeddings.append(from_bytes([row.embedding], dim)[0])
+            owner.quality.append(row.quality)
+    return found
+
+
+def keys_of(reading: Reading, gallery_pk: int, persons: Iterable[str]) -> dict[str, int]:
+    """Return the keys of those people who exist."""
+    found: dict[str, int] = {}
+    for part in _parts(sorted(set(persons))):
+        query = select(people.c.person, people.c.pk).where(people.c.gallery_pk == gallery_pk, people.c.person.in_(part))
+        found |= {str(row.person): int(row.pk) for row in reading.connection.execute(query)}
+    return found
+
+
+def enrolled(reading: Reading, gallery_pk: int, digests: Iterable[str]) -> dict[tuple[str, str], str]:
+    """Return which of these photos are enrolled, and for whom: (digest, person) to face."""
+    found: dict[tuple[str, str], str] = {}
+    for part in _parts(sorted(set(digests))):
+        query = (
+            select(templates.c.photo_digest, people.c.person, templates.c.face)
+            .join_from(templates, people, templates.c.person_pk == people.c.pk)
+            .where(templates.c.gallery_pk == gallery_pk, templates.c.photo_digest.in_(part))
+        )
+        found |= {(digest, person): face for digest, person, face in reading.connection.execute(query)}
+    return found
+
+
+def full(reading: Reading, gallery_pk: int, persons: Iterable[str], limit: int) -> set[str]:
+    """Return which of these people have as many faces as are kept, or more."""
+    found: set[str] = set()
+    for part in _parts(sorted(set(persons))):
+        query = select(people.c.person).where(
+            people.c.gallery_pk == gallery_pk, people.c.person.in_(part), people.c.faces >= limit
+        )
+        found |= set(reading.connection.execute(query).scalars())
+    return found
+
+
+def refused(reading: Reading, gallery_pk: int, digests: Iterable[str], rule: str) -> dict[tuple[str, str], Refusal]:
+    """Return which of these photos were refused under this rule, by (digest, person)."""
+    found: dict[tuple[str, str], Refusal] = {}
+    kept = [refusals.c[each.name] for each in dataclasses.fields(Refusal)]
+    for part in _parts(sorted(set(digests))):
+        query = select(*kept).where(
+            refusals.c.gallery_pk == gallery_pk, refusals.c.photo_digest.in_(part), refusals.c.rule == rule
+        )
+        for row in reading.connection.execute(query):
+            found[row.photo_digest, row.person] = Refusal(*row)
+    return found
+
+
+def remember(tx: WriteTransaction, gallery_pk: int, given: Sequence[Refusal]) -> None:
+    """Keep refusals; the last one about a photo and person counts."""
+    latest = {(each.photo_digest, each.person): each for each in given}
+    if not latest:
+        return
+    gone = refusals.delete().where(
+        refusals.c.gallery_pk == gallery_pk,
+        refusals.c.photo_digest == bindparam("old_digest"),
+        refusals.c.person == bindparam("old_person"),
+    )
+    tx.connection.execute(gone, [{"old_digest": digest, "old_person": person} for digest, person in latest])
+    values = [{"gallery_pk": gallery_pk, **dataclasses.asdict(each)} for each in latest.values()]
+    tx.connection.execute(insert(refusals), values)
+
+
+def add(
+    tx: WriteTransaction, gallery: GalleryRecord, owners: Mapping[str, Owner], given: Sequence[Addition]
+) -> int | None:
+    """Keep templates, creating the people who do not exist.
+
+    Args:
+        tx: the transaction.
+        gallery: where.
+        owners: what `read` gave of the people concerned, in this transaction.
+        given: templates of photos that their person does not have yet.
+
+    Returns:
+        The gallery's revision, None where nothing was given.
+
+    Raises:
+        GalleryNotFoundError: the gallery does not exist.
+        InvalidEmbeddingError: an embedding is not a unit vector of the gallery's dimension; nothing may be committed.
+    """
+    if not given:
+        return None
+    revision = tx.revise(gallery.pk)
+    vectors = checked([each.template.embedding for each in given], gallery.dim)
+    concerned: dict[str, Owner] = {}
+    fields: dict[str, PersonFields] = {}
+    for each, vector in zip(given, vectors, strict=True):
+        if each.person not in concerned:
+            old = owners.get(each.person)
+            concerned[each.person] = Owner(old.pk, {}, [*old.embeddings], [*old.quality]) if old else Owner()
+            fields[each.person] = each.fields
+        concerned[each.person].embeddings.append(vector)
+        concerned[each.person].quality.append(each.template.quality)
+    stamp = {"gallery_pk": gallery.pk, "created_at": tx.now, "revision": revision}
+    made = {person: owner for person, owner in concerned.items() if owner.pk is None}
+    if made:
+        tx.connection.execute(
+            INSERT_PEOPLE,
+            [
+                {**_of_fields(fields[person]), **stamp, **_fused(tx, owner), "person": person, "updated_at": tx.now}
+                for person, owner in made.items()
+            ],
+        )
+        for person, pk in keys_of(tx, gallery.pk, made).items():
+            made[person].pk = pk
+    changed = [
+        {"owner": owner.pk, "new_revision": revision, "new_time": tx.now}
+        | {f"new_{name}": value for name, value in _fused(tx, owner).items()}
+        for person, owner in concerned.items()
+        if person not in made
+    ]
+    if changed:
+        tx.connection.execute(FUSED, changed)
+    tx.connection.execute(
+        INSERT_TEMPLATES,
+        [
+            {
+                **stamp,
+                "person_pk": concerned[each.person].pk,
+                "face": each.face,
+                "photo_digest": each.template.photo_digest,
+                "embedding": to_bytes(vector),
+                "quality": each.template.quality,
+                "box": each.template.box,
+            }
+            for each, vector in zip(given, vectors, strict=True)
+        ],
+    )
+    return revision
+
+
+def _fused(tx: WriteTransaction, owner: Owner) -> dict[str, object]:
+    vector = tx.fuse(np.stack(owner.embeddings), np.array(owner.quality, dtype=np.float32))
+    return {"fused": to_bytes(vector), "faces": len(owner.embeddings)}
+
+
+def _of_fields(given: PersonFields) -> dict[str, object]:
+    return {name: getattr(given, name) for name in PERSON_FIELDS}
+
+
+PERSON_FIELDS = tuple(each.name for each in dataclasses.fields(PersonFields))
+
+
+def _parts(values: Sequence[str] | Sequence[int]) -> Iterable[Sequence[str] | Sequence[int]]:
+    for first in range(0, len(values), AT_ONCE):
+        yield values[first : first + AT_ONCE]

@@ -1,0 +1,214 @@
+"""The processes that look at photos: started when there is work, fed without gaps, replaced when one dies.
+
+A helper that dies took its task with it, and nobody knows which of its photos was to blame. Each is then looked at
+alone, and one that brings a helper down again is refused as damaged.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import socket
+import subprocess
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Final
+
+from service.errors import EngineError, NotReadyError, PhotoDamagedError, VultusError
+from service.imports.sight import Answer, Photo, Setup, Sight
+
+AHEAD: Final = 2
+"""Tasks that a helper has at once: one that it works on, and one whose photos it reads meanwhile."""
+
+STOP_SECONDS: Final = 10.0
+
+HOME: Final = Path(__file__).resolve().parent.parent.parent
+"""Where the package lies, so that a helper finds it from any working folder."""
+
+START: Final = "from service.imports.sight import main; main()"
+"""Not as `-m`: what it sends would then be of a module `__main__` that nobody else can import."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Task:
+    photos: Sequence[Photo]
+    answer: Future[list[Sight]] = field(default_factory=Future)
+
+
+class _GoneError(Exception):
+    """The helper's process has ended."""
+
+
+class Helpers:
+    """Helper processes, one thread beside each; safe to use from threads.
+
+    Args:
+        setup: what they need to know.
+        count: how many.
+    """
+
+    def __init__(self, setup: Setup, count: int) -> None:
+        self._setup = setup
+        self._closing = threading.Event()
+        self._tasks: queue.SimpleQueue[_Task | None] = queue.SimpleQueue()
+        self._threads = [threading.Thread(target=self._drive, name=f"helper {place}") for place in range(count)]
+        for thread in self._threads:
+            thread.start()
+
+    def look(self, photos: Sequence[Photo]) -> Future[list[Sight]]:
+        """Look at photos, in the order of the calls.
+
+        Returns:
+            What each shows; or why no helper could be started, as an error.
+        """
+        task = _Task(photos)
+        self._tasks.put(task)
+        return task.answer
+
+    def close(self) -> None:
+        """End the helpers; tasks that wait are answered with `NotReadyError`."""
+        self._closing.set()
+        for _ in self._threads:
+            self._tasks.put(None)
+        for thread in self._threads:
+            thread.join()
+
+    def _drive(self) -> None:
+        """The life of one helper: never idle while there is a task, and ended when there will be none."""
+        helper: _Helper | None = None
+        at_work: deque[_Task] = deque()
+        while True:
+            while len(at_work) < AHEAD and (task := self._next(wait=not at_work)) is not None:
+                at_work.append(task)
+            if not at_work:
+                break
+            helper = self._work(helper, at_work)
+        if helper is not None:
+            helper.end()
+
+    def _next(self, *, wait: bool) -> _Task | None:
+        while True:
+            try:
+                task = self._tasks.get(block=wait)
+            except queue.Empty:
+                return None
+            if task is None:
+                if not wait:
+                    self._tasks.put(None)  # the end is for when nothing is left to do
+                return None
+            if not task.answer.set_running_or_notify_cancel():
+                continue
+            if not self._closing.is_set():
+                return task
+            task.answer.set_exception(NotReadyError("the service is stopping"))
+
+    def _work(self, helper: _Helper | None, at_work: deque[_Task]) -> _Helper | None:
+        """Bring the first task to its end; returns the helper if it lives."""
+        try:
+            helper = helper or _Helper(self._setup)
+            for task in list(at_work)[helper.outstanding :]:
+                helper.send(task.photos)
+            answer = helper.receive()
+        except _GoneError:
+            log.warning("a helper died; its photos are looked at one by one")
+            self._settle(at_work.popleft(), self._one_by_one)
+            return None
+        except Exception as error:  # noqa: BLE001 - whatever it is, those who wait are told
+            while at_work:
+                at_work.popleft().answer.set_exception(error)
+            return None
+        done = at_work.popleft()
+        if isinstance(answer, VultusError):
+            done.answer.set_exception(answer)
+        else:
+            done.answer.set_result(answer)
+        return helper
+
+    def _one_by_one(self, photos: Sequence[Photo]) -> list[Sight]:
+        found: list[Sight] = []
+        for photo in photos:
+            helper = _Helper(self._setup)
+            try:
+                helper.send([photo])
+                answer = helper.receive()
+                if isinstance(answer, VultusError):
+                    raise answer
+                found += answer
+                helper.end()
+            except _GoneError:
+                found.append(Sight("", error=PhotoDamagedError("the photo brings the decoder down")))
+        return found
+
+    def _settle(self, task: _Task, work: Callable[[Sequence[Photo]], list[Sight]]) -> None:
+        try:
+            task.answer.set_result(work(task.photos))
+        except VultusError as error:
+            task.answer.set_exception(error)
+
+
+class _Helper:
+    """One process, started and told what it needs.
+
+    Raises:
+        VultusError: it could not begin its work.
+    """
+
+    def __init__(self, setup: Setup) -> None:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            # A session of its own: Ctrl-C at the terminal is for the service, which then ends its helpers.
+            self._process = subprocess.Popen(  # noqa: S603 - this interpreter, this package
+                [sys.executable, "-c", START, str(theirs.fileno())],
+                cwd=HOME,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,
+            )
+        self._channel = Connection(ours.detach())
+        self.outstanding = 0
+        try:
+            self._channel.send(setup)
+            answer: Answer = self._channel.recv()
+        except (EOFError, OSError) as error:
+            self.end()
+            raise EngineError("a process that looks at photos ended before it began") from error
+        if isinstance(answer, VultusError):
+            self.end()
+            raise answer
+
+    def send(self, photos: Sequence[Photo]) -> None:
+        """Give it a task."""
+        try:
+            self._channel.send(photos)
+        except OSError as error:
+            self.end()
+            raise _GoneError from error
+        self.outstanding += 1
+
+    def receive(self) -> Answer:
+        """Its answer to the oldest task."""
+        try:
+            answer: Answer = self._channel.recv()
+        except (EOFError, OSError) as error:
+            self.end()
+            raise _GoneError from error
+        self.outstanding -= 1
+        return answer
+
+    def end(self) -> None:
+        """Let it end, or end it."""
+        self._channel.close()
+        try:
+            self._process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()

@@ -1,0 +1,187 @@
+"""Rows of a shard to what there is to decide about: photos are read and known again by digest, or looked at.
+
+Most rows of a repeated import end here: a photo that its person has, or that was refused before under the same rules,
+is read and not decoded. What is found out is only a shortcut and never the decision, because photos before it in the
+same import may not be committed yet.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor, Future
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from service.errors import InvalidEmbeddingError, PhotoError
+from service.gallery import bulk
+from service.gallery.embeddings import STORED, TOLERANCE
+from service.gallery.records import GalleryRecord
+from service.imports.entries import Entry
+from service.imports.helpers import Helpers
+from service.imports.paths import read
+from service.imports.sight import Photo, Sight
+from service.imports.sources import Source, array_of
+from service.recognition.product import Product
+
+AT_ONCE: Final = 8
+"""Photos that a helper gets at once, and whose faces are encoded together."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What is known of a row before it is decided.
+
+    Attributes:
+        entry: the row.
+        digest: of the photo, empty where it could not be read.
+        sight: what the photo shows; None where a look was spared.
+        refusal: what was decided about the photo before.
+    """
+
+    entry: Entry
+    digest: str = ""
+    sight: Sight | None = None
+    refusal: bulk.Refusal | None = None
+
+
+Part = tuple[list[int], Future[list[Sight]]]
+"""Places of rows, and what a helper will say of their photos."""
+
+
+class Looks:
+    """Rows that are being looked at."""
+
+    def __init__(self, begun: Future[tuple[list[Seen], list[Part]]]) -> None:
+        self._begun = begun
+
+    def ready(self) -> bool:
+        """Whether `result` would not wait."""
+        return self._begun.done() and all(answer.done() for _, answer in self._parts())
+
+    def result(self, seconds: float) -> list[Seen]:
+        """What was seen, row by row.
+
+        Raises:
+            TimeoutError: it is not known after so many seconds.
+            VultusError: nothing could be found out, about any of them.
+        """
+        ends = time.monotonic() + seconds
+        seen = list(self._begun.result(seconds)[0])
+        for places, answer in self._parts():
+            for place, sight in zip(places, answer.result(max(0.0, ends - time.monotonic())), strict=True):
+                seen[place] = replace(seen[place], digest=sight.digest or seen[place].digest, sight=sight)
+        return seen
+
+    def cancel(self) -> None:
+        """Let what has not begun be."""
+        if not self._begun.cancel() and self._begun.exception() is None:
+            for _, answer in self._parts():
+                answer.cancel()
+
+    def _parts(self) -> Iterator[Part]:
+        yield from self._begun.result()[1]
+
+
+@dataclass(frozen=True)
+class Looking:
+    """Looks at rows of one import.
+
+    Attributes:
+        product: the parts.
+        gallery: where its faces go.
+        source: where the rows come from.
+        root: the import root.
+        rule: what a refusal depends on besides the photo.
+        photo_bytes: largest photo.
+        helpers: look at photos.
+        pool: threads that read and hash.
+    """
+
+    product: Product
+    gallery: GalleryRecord
+    source: Source
+    root: Path
+    rule: str
+    photo_bytes: int
+    helpers: Helpers
+    pool: Executor
+
+    def begin(self, entries: Sequence[Entry], *, spare: bool = True) -> Looks:
+        """Begin to look at rows.
+
+        Args:
+            entries: the rows.
+            spare: do not look at photos that are known; off where what was known turned out to be outdated.
+        """
+        if self.source.embeddings is not None:
+            return Looks(self.pool.submit(self._ready, entries, self.source.embeddings))
+        return Looks(self.pool.submit(self._photos, entries, spare=spare))
+
+    def _ready(self, entries: Sequence[Entry], path: Path) -> tuple[list[Seen], list[Part]]:
+        places = [entry.place[0] for entry in entries if entry.place is not None]
+        vectors = array_of(path, self.gallery.dim)[places].astype(np.float32)
+        with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
+            lengths = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
+            vectors /= lengths.astype(np.float32)
+        return [
+            _of_vector(entry, vector, abs(length - 1) <= TOLERANCE)
+            for entry, vector, length in zip(entries, vectors, lengths[:, 0].tolist(), strict=True)
+        ], []
+
+    def _photos(self, entries: Sequence[Entry], *, spare: bool) -> tuple[list[Seen], list[Part]]:
+        seen = [self._read(entry) for entry in entries]
+        wanted = [place for place, item in enumerate(seen) if item.digest]
+        if spare:
+            wanted = self._unknown(seen, wanted)
+        parts = [wanted[first : first + AT_ONCE] for first in range(0, len(wanted), AT_ONCE)]
+        return seen, [(part, self.helpers.look([self._photo(entries[place]) for place in part])) for part in parts]
+
+    def _read(self, entry: Entry) -> Seen:
+        if entry.fault is not None:
+            return Seen(entry)
+        photo = self._photo(entry)
+        try:
+            data = read(self.root, photo.path, self.photo_bytes, photo.place)
+        except PhotoError as error:
+            return Seen(entry, sight=Sight("", error=error))
+        return Seen(entry, hashlib.sha256(data).hexdigest())
+
+    def _photo(self, entry: Entry) -> Photo:
+        if self.source.kind == "tar":
+            return Photo(str(self.source.path), entry.place)
+        return Photo(f"{self.source.base}/{entry.photo}" if not entry.photo.startswith("/") else entry.photo)
+
+    def _unknown(self, seen: list[Seen], wanted: Sequence[int]) -> list[int]:
+        """The places that must be looked at; what was decided before is noted in `seen`."""
+        digests = {seen[place].digest for place in wanted}
+        persons = {seen[place].entry.person for place in wanted}
+        with self.product.catalog.read() as reading:
+            enrolled = bulk.enrolled(reading, self.gallery.pk, digests)
+            refused = bulk.refused(reading, self.gallery.pk, digests, self.rule)
+            full = bulk.full(reading, self.gallery.pk, persons, self.product.policy.faces_per_person)
+        unknown = []
+        for place in wanted:
+            digest, person = seen[place].digest, seen[place].entry.person
+            refusal = refused.get((digest, "")) or refused.get((digest, person))
+            if (digest, person) in enrolled or person in full:
+                continue
+            if refusal is not None:
+                seen[place] = replace(seen[place], refusal=refusal)
+                continue
+            unknown.append(place)
+        return unknown
+
+
+def _of_vector(entry: Entry, vector: np.ndarray[tuple[int], np.dtype[np.float32]], whole: bool) -> Seen:  # noqa: FBT001 - a helper of one place
+    if entry.fault is None and not whole:
+        code = InvalidEmbeddingError.code
+        entry = replace(entry, fault=(code, "an embedding holds finite numbers and has length 1"))
+    if entry.fault is not None:
+        return Seen(entry)
+    digest = hashlib.sha256(vector.astype(STORED, copy=False).tobytes()).hexdigest()
+    return Seen(entry, digest, Sight(digest, vector, entry.known["quality"]))

@@ -1,0 +1,166 @@
+"""The process that looks at photos, for imports; its argument is the descriptor of a socket.
+
+It is a process of its own for three reasons. Its priority is the lowest there is, so that whoever waits for an answer
+goes first; a decoder that a hostile photo brings down takes no service with it; and it shares no interpreter lock. It
+is told over a socket what to look at, answers in that order, and ends with the socket.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import sys
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.artifact.store import ModelStore
+from service.errors import PhotoError, VultusError
+from service.imports.paths import read
+from service.recognition.portrait import portrait
+from service.vision.choice import candidates
+from service.vision.encode import Encoder
+from service.vision.engines import Engine
+from service.vision.reader import Limits, SeenFace, see
+
+READ_AHEAD: Final = 2
+"""Tasks whose photos are read while the one before them is looked at."""
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a helper needs to know.
+
+    Attributes:
+        root: the import root.
+        models: folder of the artifacts.
+        recognition: name of the recognition model, and of the engine that runs it.
+        detection: the same of the detection model.
+        limits: what is taken.
+        min_quality: quality under which a face is refused.
+    """
+
+    root: Path
+    models: Path
+    recognition: tuple[str, str]
+    detection: tuple[str, str]
+    limits: Limits
+    min_quality: float
+
+
+@dataclass(frozen=True)
+class Photo:
+    """A photo to look at: a file, or the part of one from the first byte on of so many bytes."""
+
+    path: str
+    place: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
+class Sight:
+    """What a photo shows.
+
+    Attributes:
+        digest: SHA-256 of its bytes, empty where they could not be read.
+        embedding: of the face that it is of, (dim,) float32; None where it is refused.
+        quality: of that face.
+        box: where it is, x, y, width, height.
+        error: why it is refused.
+    """
+
+    digest: str
+    embedding: NDArray[np.float32] | None = None
+    quality: float = 0.0
+    box: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
+    error: PhotoError | None = None
+
+
+Answer = list[Sight] | VultusError
+"""To a task; to the set-up, an empty list or why it failed."""
+
+
+class Looker:
+    """Looks at photos, some at a time: faces of photos that come together are encoded together."""
+
+    def __init__(self, setup: Setup) -> None:
+        self._setup = setup
+        store = ModelStore(setup.models)
+        self._detector = _engine(store, *setup.detection)
+        self._encoder = Encoder(_engine(store, *setup.recognition))
+
+    def read(self, photo: Photo) -> bytes | PhotoError:
+        """The bytes of a photo."""
+        try:
+            return read(self._setup.root, photo.path, self._setup.limits.photo_bytes, photo.place)
+        except PhotoError as error:
+            return error
+
+    def look(self, photos: Sequence[bytes | PhotoError]) -> list[Sight]:
+        """What photos show.
+
+        Raises:
+            EngineError: the network gave no usable embedding.
+        """
+        found: list[tuple[str, SeenFace] | Sight] = [self._face(photo) for photo in photos]
+        faces = [item[1] for item in found if isinstance(item, tuple)]
+        embeddings = iter(self._encoder([face.crop for face in faces]))
+        return [item if isinstance(item, Sight) else _sight(*item, next(embeddings)) for item in found]
+
+    def _face(self, data: bytes | PhotoError) -> tuple[str, SeenFace] | Sight:
+        if isinstance(data, PhotoError):
+            return Sight("", error=data)
+        try:
+            photo = see(data, self._detector, self._setup.limits)
+        except PhotoError as error:
+            return Sight("", error=error)
+        try:
+            return photo.digest, portrait(photo, self._setup.min_quality)
+        except PhotoError as error:
+            return Sight(photo.digest, error=error)
+
+
+def _sight(digest: str, face: SeenFace, embedding: NDArray[np.float32]) -> Sight:
+    box = face.face.box
+    return Sight(digest, embedding, face.quality.score, (box.x, box.y, box.width, box.height))
+
+
+def _engine(store: ModelStore, model: str, name: str) -> Engine:
+    # The service measured and checked this engine on this machine; here it is only loaded.
+    return candidates(store, store.manifest(model), 1)[name].load()
+
+
+def main() -> None:
+    """Serve one socket until it closes."""
+    os.nice(19)
+    channel = Connection(int(sys.argv[1]))
+    try:
+        looker = Looker(channel.recv())
+    except VultusError as error:
+        channel.send(error)
+        return
+    channel.send([])
+    waiting: queue.Queue[list[bytes | PhotoError] | None] = queue.Queue(READ_AHEAD)
+    threading.Thread(target=_read_all, args=(channel, looker, waiting), daemon=True).start()
+    while (photos := waiting.get()) is not None:
+        try:
+            answer: Answer = looker.look(photos)
+        except VultusError as error:
+            answer = error
+        try:
+            channel.send(answer)
+        except BrokenPipeError:
+            return
+
+
+def _read_all(channel: Connection, looker: Looker, waiting: queue.Queue[list[bytes | PhotoError] | None]) -> None:
+    try:
+        while True:
+            waiting.put([looker.read(photo) for photo in channel.recv()])
+    except (EOFError, OSError):
+        waiting.put(None)
