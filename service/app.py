@@ -122,7 +122,6 @@ async def _open(app: FastAPI, settings: Settings, stack: AsyncExitStack) -> Prod
     app.state.access, app.state.models = access, store
     app.state.engines = {part.manifest.name: part.chosen for part in (recognition, detection)}
 
-    pool = stack.enter_context(ThreadPoolExecutor(2 * streams, thread_name_prefix="vision"))
     storage = stack.enter_context(ThreadPoolExecutor(STORAGE_THREADS, thread_name_prefix="storage"))
     writing = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="writing"))
     views = Views(catalog, LocalIndexes(folder.snapshots), snapshot_every=settings.snapshot_every)
@@ -131,7 +130,6 @@ async def _open(app: FastAPI, settings: Settings, stack: AsyncExitStack) -> Prod
         reader(
             detection.chosen.engine,
             Encoder(recognition.chosen.engine),
-            pool,
             limits=Limits(settings.max_photo_bytes, settings.max_photo_pixels, settings.max_faces),
             max_batch=settings.batch,
             capacity=settings.queue,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -67,12 +66,11 @@ async def _labelled(settings: Settings, store: ModelStore, manifest: Manifest, f
         choose, store, manifest, wanted=settings.engine, streams=streams, memory=memory
     )
     limits = Limits(LARGEST_PHOTO, settings.max_photo_pixels, settings.max_faces)
-    with ThreadPoolExecutor(3 * streams) as pool, progress() as display:
+    with progress() as display:
         task = display.add_task("reading photos", total=len(photos))
         async with reader(
             detector.engine,
             Encoder(recogniser.engine),
-            pool,
             limits=limits,
             max_batch=settings.batch,
             capacity=settings.queue,

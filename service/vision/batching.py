@@ -1,20 +1,23 @@
-"""Batches formed across requests, by one task that owns a bounded queue.
+"""Batches formed across requests, by threads that take whatever waits.
 
-There is no timer: whenever a worker is free, whatever waits (up to `max_batch` of one shape) becomes the next batch,
+There is no timer: whenever a thread is free, whatever waits (up to `max_batch` of one shape) becomes the next batch,
 so that an idle service answers at once and a busy one batches by itself. Whoever puts an item in gets a result, an
 error or a refusal; items whose caller has left are dropped; interactive items go before bulk ones.
+
+A thread takes its next batch itself: were it handed one by the event loop, each batch would cost two changes of thread
+and, on a busy machine, a wait for both.
 """
 
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections import deque
-from collections.abc import Callable, Hashable
-from concurrent.futures import Executor
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
 from enum import IntEnum
 from types import TracebackType
-from typing import Generic, Self, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 from service.errors import NotReadyError, OverloadedError
 
@@ -29,66 +32,130 @@ class Priority(IntEnum):
     BULK = 1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class _Waiting(Generic[Item, Result]):
     item: Item
     shape: Hashable
     answer: asyncio.Future[Result]
 
 
-class Batcher(Generic[Item, Result]):
-    """Runs `work` over batches of items.
+class Workers:
+    """Threads that run the batches of one or several batchers.
+
+    Within a priority, a batcher with a batch worth running (`worth` items) goes first, in the order in which the
+    batchers were opened; then any that has something.
 
     Args:
-        work: takes a list of items of one shape and returns as many results; called on the executor.
-        executor: where batches run.
-        name: of what is batched, for messages.
-        max_batch: most items of a batch.
-        capacity: most items waiting; more are refused.
-        workers: batches that may run at once.
-        shape: items with different values never share a batch.
+        count: batches that may run at once.
+        name: of the threads.
     """
 
-    def __init__(
-        self,
-        work: Callable[[list[Item]], list[Result]],
-        executor: Executor,
-        *,
-        name: str,
-        max_batch: int,
-        capacity: int,
-        workers: int,
-        shape: Callable[[Item], Hashable] = lambda _: None,
-    ) -> None:
-        self.name = name
-        self._work = work
-        self._executor = executor
-        self._max_batch = max_batch
-        self._capacity = capacity
-        self._shape = shape
-        self._queues: tuple[deque[_Waiting[Item, Result]], ...] = tuple(deque() for _ in Priority)
-        self._arrived = asyncio.Event()
-        self._workers = asyncio.Semaphore(workers)
-        self._running: set[asyncio.Task[None]] = set()
-        self._owner: asyncio.Task[None] | None = None
+    def __init__(self, count: int, name: str) -> None:
+        self._batchers: list[Batcher[Any, Any]] = []
+        self.turn = threading.Condition()
+        self._closing = False
+        self._threads = [
+            threading.Thread(target=self._work, name=f"{name}_{number}", daemon=True) for number in range(count)
+        ]
 
     async def __aenter__(self) -> Self:
-        self._owner = asyncio.create_task(self._own(), name=f"batches of {self.name}")
+        for thread in self._threads:
+            thread.start()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        owner, self._owner = self._owner, None
-        if owner is not None:
-            owner.cancel()
-            await asyncio.gather(owner, return_exceptions=True)
+        with self.turn:
+            self._closing = True
+            self.turn.notify_all()
+        for thread in self._threads:
+            await asyncio.to_thread(thread.join)
+
+    def serve(self, batcher: Batcher[Any, Any]) -> None:
+        """Take batches from a batcher from now on."""
+        with self.turn:
+            self._batchers.append(batcher)
+
+    def leave(self, batcher: Batcher[Any, Any]) -> None:
+        """Take no more from it."""
+        with self.turn:
+            self._batchers.remove(batcher)
+
+    def _work(self) -> None:
+        while True:
+            with self.turn:
+                while (found := self._next()) is None:
+                    if self._closing:
+                        return
+                    self.turn.wait()
+            batcher, batch = found
+            batcher.run(batch)
+
+    def _next(self) -> tuple[Batcher[Any, Any], list[_Waiting[Any, Any]]] | None:
+        for priority in Priority:
+            for enough in (True, False):
+                for batcher in self._batchers:
+                    batch = batcher.take(priority, enough=enough)
+                    if batch:
+                        return batcher, batch
+        return None
+
+
+class Batcher(Generic[Item, Result]):
+    """Runs `work` over batches of items.
+
+    Args:
+        work: takes a list of items of one shape and returns as many results; called on one of the workers.
+        workers: run the batches; they must be running as long as this is open.
+        name: of what is batched, for messages.
+        max_batch: most items of a batch.
+        capacity: most items waiting; more are refused.
+        worth: items for which a worker leaves other batchers waiting.
+        shape: items with different values never share a batch.
+    """
+
+    def __init__(
+        self,
+        work: Callable[[list[Item]], Iterable[Result]],
+        workers: Workers,
+        *,
+        name: str,
+        max_batch: int,
+        capacity: int,
+        worth: int = 1,
+        shape: Callable[[Item], Hashable] = lambda _: None,
+    ) -> None:
+        self.name = name
+        self._work = work
+        self._workers = workers
+        self._max_batch = max_batch
+        self._capacity = capacity
+        self._worth = worth
+        self._shape = shape
+        self._queues: tuple[deque[_Waiting[Item, Result]], ...] = tuple(deque() for _ in Priority)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._running = 0
+        self._finished = asyncio.Event()
+
+    async def __aenter__(self) -> Self:
+        self._loop = asyncio.get_running_loop()
+        self._workers.serve(self)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._workers.leave(self)
+        self._loop = None
         for waiting in (item for line in self._queues for item in line):
             if not waiting.answer.done():
                 waiting.answer.set_exception(NotReadyError("the service is stopping"))
         for line in self._queues:
             line.clear()
-        await asyncio.gather(*self._running)
+        while self._running:
+            self._finished.clear()
+            await self._finished.wait()
 
     @property
     def waiting(self) -> int:
@@ -103,34 +170,30 @@ class Batcher(Generic[Item, Result]):
             NotReadyError: the batcher is not running.
             Exception: whatever `work` raised for this item.
         """
-        if self._owner is None:
+        if self._loop is None:
             raise NotReadyError("the service is stopping")
-        if self.waiting >= self._capacity:
-            self._drop_the_gone()
-        if self.waiting >= self._capacity:
-            raise OverloadedError(f"{self._capacity} {self.name} are waiting already")
-        answer: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
-        self._queues[priority].append(_Waiting(item, self._shape(item), answer))
-        self._arrived.set()
-        return await answer
+        waiting: _Waiting[Item, Result] = _Waiting(item, self._shape(item), self._loop.create_future())
+        with self._workers.turn:
+            if self.waiting >= self._capacity:
+                self._drop_the_gone()
+            if self.waiting >= self._capacity:
+                raise OverloadedError(f"{self._capacity} {self.name} are waiting already")
+            self._queues[priority].append(waiting)
+            self._workers.turn.notify()
+        return await waiting.answer
 
-    async def _own(self) -> None:
-        while True:
-            await self._arrived.wait()
-            await self._workers.acquire()
-            batch = self._next_batch()
-            if not batch:
-                self._arrived.clear()
-                self._workers.release()
-                continue
-            task = asyncio.create_task(self._run(batch))
-            self._running.add(task)
-            task.add_done_callback(self._running.discard)
+    def take(self, priority: Priority, *, enough: bool) -> list[_Waiting[Item, Result]]:
+        """Give the next batch of a priority to the worker that calls, in its turn.
 
-    def _next_batch(self) -> list[_Waiting[Item, Result]]:
+        Args:
+            priority: which items.
+            enough: only a batch worth running.
+        """
+        line = self._queues[priority]
+        if len(line) < (self._worth if enough else 1):
+            return []
         self._drop_the_gone()
-        line = next((line for line in self._queues if line), None)
-        if line is None:
+        if not line:
             return []
         shape = line[0].shape
         batch: list[_Waiting[Item, Result]] = []
@@ -139,6 +202,7 @@ class Batcher(Generic[Item, Result]):
             waiting = line.popleft()
             (batch if waiting.shape == shape else left).append(waiting)
         line.extendleft(reversed(left))
+        self._running += 1
         return batch
 
     def _drop_the_gone(self) -> None:
@@ -148,34 +212,35 @@ class Batcher(Generic[Item, Result]):
                 line.clear()
                 line.extend(alive)
 
-    async def _run(self, batch: list[_Waiting[Item, Result]]) -> None:
+    def run(self, batch: list[_Waiting[Item, Result]]) -> None:
+        """Work on a batch, on the worker's thread, and have every caller answered."""
+        outcomes: list[Result | Exception]
         try:
-            results = await self._call([waiting.item for waiting in batch])
-            for waiting, result in zip(batch, results, strict=True):
-                if not waiting.answer.done():
-                    waiting.answer.set_result(result)
+            outcomes = [*self._results([waiting.item for waiting in batch])]
         except Exception as error:  # noqa: BLE001 - every waiter is answered, whatever went wrong
-            if len(batch) == 1:
-                _fail(batch[0], error)
+            # One bad item must not fail its neighbours: it is found by running each alone.
+            outcomes = [error] if len(batch) == 1 else [self._alone(waiting.item) for waiting in batch]
+        batch[0].answer.get_loop().call_soon_threadsafe(self._answer, batch, outcomes)
+
+    def _alone(self, item: Item) -> Result | Exception:
+        try:
+            return self._results([item])[0]
+        except Exception as error:  # noqa: BLE001 - as above
+            return error
+
+    def _results(self, items: list[Item]) -> list[Result]:
+        results = list(self._work(items))
+        if len(results) != len(items):
+            raise RuntimeError(f"{len(results)} results for {len(items)} {self.name}")
+        return results
+
+    def _answer(self, batch: list[_Waiting[Item, Result]], outcomes: list[Result | Exception]) -> None:
+        self._running -= 1
+        self._finished.set()
+        for waiting, outcome in zip(batch, outcomes, strict=True):
+            if waiting.answer.done():
+                continue
+            if isinstance(outcome, Exception):
+                waiting.answer.set_exception(outcome)
             else:
-                await self._run_singly(batch)
-        finally:
-            self._workers.release()
-
-    async def _run_singly(self, batch: list[_Waiting[Item, Result]]) -> None:
-        """One bad item must not fail its neighbours: find it by running each alone."""
-        for waiting in batch:
-            try:
-                result = (await self._call([waiting.item]))[0]
-                if not waiting.answer.done():
-                    waiting.answer.set_result(result)
-            except Exception as error:  # noqa: BLE001 - as above
-                _fail(waiting, error)
-
-    async def _call(self, items: list[Item]) -> list[Result]:
-        return await asyncio.get_running_loop().run_in_executor(self._executor, self._work, items)
-
-
-def _fail(waiting: _Waiting[Item, Result], error: Exception) -> None:
-    if not waiting.answer.done():
-        waiting.answer.set_exception(error)
+                waiting.answer.set_result(outcome)

@@ -1,15 +1,14 @@
 """From a photo's bytes to faces and embeddings, for many callers at once.
 
-Photos are seen (decoded, searched for faces, cut out, assessed) by workers, one photo each; faces are encoded in
-batches formed across requests. Both have a bounded queue that the urgent overtake (`service.vision.batching`). Nothing
-here blocks the event loop.
+Photos are seen (decoded, searched for faces, cut out, assessed) one at a time; faces are encoded in batches formed
+across requests. Both wait in bounded queues that the urgent overtake, for the same threads: as many as there are cores
+to use (`service.vision.batching`). Nothing here blocks the event loop.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
-from concurrent.futures import Executor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from itertools import groupby, islice
@@ -19,7 +18,7 @@ from numpy.typing import NDArray
 
 from service.errors import TooManyFacesError
 from service.vision.align import align
-from service.vision.batching import Batcher, Priority
+from service.vision.batching import Batcher, Priority, Workers
 from service.vision.decode import Photo, decode
 from service.vision.detect import Canvas, Face, canvases, faces_from
 from service.vision.encode import Encoder
@@ -105,35 +104,39 @@ class Reader:
 
 @asynccontextmanager
 async def reader(
-    detector: Engine, encoder: Encoder, pool: Executor, *, limits: Limits, max_batch: int, capacity: int, workers: int
+    detector: Engine, encoder: Encoder, *, limits: Limits, max_batch: int, capacity: int, workers: int
 ) -> AsyncIterator[Reader]:
     """A reader whose batches run as long as the context is open.
 
     Args:
         detector: runs the detection artifact.
         encoder: runs the recognition artifact.
-        pool: threads for everything that computes, at least twice as many as `workers`.
         limits: what is taken.
         max_batch: most faces encoded at once.
         capacity: photos, and faces, that may wait.
-        workers: photos that are open at once, and batches of faces that run at once.
+        workers: threads, and so photos that are open and batches that run at once.
     """
     # A photo that waits is its bytes; an open one is its pixels and canvases, up to a hundred times more. So a worker
     # takes one photo from decoding to crops: sharing runs of the detector between photos was measured to gain 4 % of
-    # its time at best (`tests.bench.encode`), and each further hop between threads costs more than that.
-    seeing: Batcher[bytes, SeenPhoto] = Batcher(
-        lambda photos: [see(photo, detector, limits) for photo in photos],
-        pool,
-        name="photos",
-        max_batch=1,
-        capacity=capacity,
-        workers=workers,
-    )
-    encoding: Batcher[Crop, Embedding] = Batcher(
-        lambda crops: list(encoder(crops)), pool, name="faces", max_batch=max_batch, capacity=capacity, workers=workers
-    )
-    async with seeing, encoding:
-        yield Reader(seeing, encoding)
+    # its time at best (`tests.bench.encode`). Faces go before photos once half a batch has come together.
+    async with Workers(workers, "vision") as threads:
+        encoding: Batcher[Crop, Embedding] = Batcher(
+            lambda crops: list(encoder(crops)),
+            threads,
+            name="faces",
+            max_batch=max_batch,
+            capacity=capacity,
+            worth=(max_batch + 1) // 2,
+        )
+        seeing: Batcher[bytes, SeenPhoto] = Batcher(
+            lambda photos: [see(photo, detector, limits) for photo in photos],
+            threads,
+            name="photos",
+            max_batch=1,
+            capacity=capacity,
+        )
+        async with encoding, seeing:
+            yield Reader(seeing, encoding)
 
 
 def see(data: bytes, detector: Engine, limits: Limits) -> SeenPhoto:

@@ -3,12 +3,11 @@ import contextlib
 import random
 import threading
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from service.errors import NotReadyError, OverloadedError
-from service.vision.batching import Batcher, Priority
+from service.vision.batching import Batcher, Priority, Workers
 
 
 class Worker:
@@ -43,19 +42,17 @@ class Worker:
 
 
 @pytest.fixture
-def pool():
-    with ThreadPoolExecutor(8) as pool:
-        yield pool
-
-
-@pytest.fixture
-def batched(pool):
+def batched():
     """Runs a scenario, a coroutine function of a running batcher, over a worker."""
 
-    def run(worker, scenario, **options):
+    def run(worker, scenario, *, workers=1, **options):
         async def main():
-            settings = {"name": "numbers", "max_batch": 4, "capacity": 16, "workers": 1} | options
-            async with asyncio.timeout(20), Batcher(worker, pool, **settings) as batcher:
+            settings = {"name": "numbers", "max_batch": 4, "capacity": 16} | options
+            async with (
+                asyncio.timeout(20),
+                Workers(workers, "test") as threads,
+                Batcher(worker, threads, **settings) as batcher,
+            ):
                 return await scenario(batcher)
 
         return asyncio.run(main())
@@ -272,19 +269,19 @@ def test_as_many_batches_run_at_once_as_there_are_workers_and_no_more(batched, w
     assert worker.most_running == workers
 
 
-def test_stopping_answers_everybody_who_waits_and_finishes_what_runs(pool):
+def test_stopping_answers_everybody_who_waits_and_finishes_what_runs():
     worker = Worker(open_gate=False)
 
     async def main():
-        batcher = Batcher(worker, pool, name="numbers", max_batch=4, capacity=16, workers=1)
-        async with asyncio.timeout(20), batcher:
-            running = await first_busy(batcher, worker)
-            waiting = [*submitted(batcher, [1, 2]), *submitted(batcher, [3], Priority.BULK)]
-            await until(lambda: batcher.waiting == 3)
-            asyncio.get_running_loop().call_later(0.02, worker.gate.set)
-        with pytest.raises(NotReadyError):
-            await batcher.submit(9)
-        return await running, await asyncio.gather(*waiting, return_exceptions=True)
+        async with asyncio.timeout(20), Workers(1, "test") as threads:
+            async with Batcher(worker, threads, name="numbers", max_batch=4, capacity=16) as batcher:
+                running = await first_busy(batcher, worker)
+                waiting = [*submitted(batcher, [1, 2]), *submitted(batcher, [3], Priority.BULK)]
+                await until(lambda: batcher.waiting == 3)
+                asyncio.get_running_loop().call_later(0.02, worker.gate.set)
+            with pytest.raises(NotReadyError):
+                await batcher.submit(9)
+            return await running, await asyncio.gather(*waiting, return_exceptions=True)
 
     running, waiting = asyncio.run(main())
     assert running == 0
@@ -292,10 +289,53 @@ def test_stopping_answers_everybody_who_waits_and_finishes_what_runs(pool):
     assert worker.batches == [[0]]
 
 
-def test_before_it_runs_it_takes_nothing(pool):
-    batcher = Batcher(Worker(), pool, name="numbers", max_batch=4, capacity=16, workers=1)
+def test_before_it_runs_it_takes_nothing():
+    async def main():
+        await Batcher(Worker(), Workers(1, "test"), name="numbers", max_batch=4, capacity=16).submit(1)
+
     with pytest.raises(NotReadyError):
-        asyncio.run(batcher.submit(1))
+        asyncio.run(main())
+
+
+def both(scenario, **options):
+    """Run a scenario over two batchers of one thread, which note their batches in one list: of letters, of numbers."""
+    worker = Worker(open_gate=False)
+
+    async def main():
+        async with asyncio.timeout(20), Workers(1, "test") as threads:
+            letters = Batcher(worker, threads, name="letters", max_batch=4, capacity=16, **options)
+            numbers = Batcher(worker, threads, name="numbers", max_batch=1, capacity=16)
+            async with letters, numbers:
+                tasks = [await first_busy(numbers, worker)]
+                tasks += await scenario(letters, numbers)
+                worker.gate.set()
+                await asyncio.gather(*tasks)
+
+    asyncio.run(main())
+    return worker.batches[1:]
+
+
+@pytest.mark.parametrize(
+    ("letters", "expected"),
+    [("ab", [[1], [2], ["a", "b"]]), ("abc", [["a", "b", "c"], [1], [2]])],
+    ids=["too few", "enough"],
+)
+def test_a_worker_leaves_others_waiting_for_a_batch_that_is_worth_it(letters, expected):
+    async def scenario(first, second):
+        tasks = submitted(second, [1, 2]) + submitted(first, letters)
+        await until(lambda: (first.waiting, second.waiting) == (len(letters), 2))
+        return tasks
+
+    assert both(scenario, worth=3) == expected
+
+
+def test_what_is_urgent_goes_before_a_bulk_batch_that_is_worth_it():
+    async def scenario(first, second):
+        tasks = submitted(first, "abc", Priority.BULK) + submitted(second, [1])
+        await until(lambda: (first.waiting, second.waiting) == (3, 1))
+        return tasks
+
+    assert both(scenario, worth=3) == [[1], ["a", "b", "c"]]
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -1,6 +1,5 @@
 import asyncio
 import hashlib
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 
 import numpy as np
@@ -38,16 +37,15 @@ def read(networks):
     """Runs a scenario, a coroutine function of a reader."""
 
     @asynccontextmanager
-    async def opened(pool, detector, encoder, **options):
+    async def opened(detector, encoder, **options):
         settings = {"limits": LIMITS, "max_batch": 4, "capacity": 32, "workers": 2} | options
-        async with reader(detector or networks[0], encoder or networks[1], pool, **settings) as made:
+        async with reader(detector or networks[0], encoder or networks[1], **settings) as made:
             yield made
 
     def run(scenario, detector=None, encoder=None, **options):
         async def main():
-            with ThreadPoolExecutor(6) as pool:
-                async with asyncio.timeout(60), opened(pool, detector, encoder, **options) as made:
-                    return await scenario(made)
+            async with asyncio.timeout(60), opened(detector, encoder, **options) as made:
+                return await scenario(made)
 
         return asyncio.run(main())
 
@@ -181,10 +179,9 @@ def test_a_caller_that_leaves_makes_room(read):
 
 def test_a_reader_that_is_closed_takes_nothing(networks):
     async def main():
-        with ThreadPoolExecutor(2) as pool:
-            async with reader(*networks, pool, limits=LIMITS, max_batch=4, capacity=8, workers=1) as made:
-                pass
-            with pytest.raises(NotReadyError):
-                await made.encode([np.zeros((112, 112, 3), np.uint8)])
+        async with reader(*networks, limits=LIMITS, max_batch=4, capacity=8, workers=1) as made:
+            pass
+        with pytest.raises(NotReadyError):
+            await made.encode([np.zeros((112, 112, 3), np.uint8)])
 
     asyncio.run(main())
