@@ -1,0 +1,85 @@
+"""A backup back into a catalog: all of it in one transaction, into one that is empty.
+
+    restoring.restore(catalog, file, secret_matters=True)
+
+A process that is killed meanwhile leaves the catalog as empty as it was. The catalog gets a new id, so that indexes and
+snapshots of the one before are not taken for its own: their revisions may be ahead of it.
+"""
+
+from __future__ import annotations
+
+import secrets
+from typing import BinaryIO
+
+from sqlalchemy import Table, insert, select, update
+from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError, StatementError
+
+from service.errors import BackupDamagedError, NotEmptyError, SecretError
+from service.gallery import backup, counters, schema
+from service.gallery.backup import Backup, Reader, Row
+from service.gallery.catalog import Catalog, Reading
+
+
+def restore(catalog: Catalog, file: BinaryIO, *, without_secret: bool = False) -> Backup:
+    """Fill an empty catalog with what a backup holds; the file is read twice, checked whole before anything is done.
+
+    Args:
+        catalog: where to.
+        file: the backup; it can be read from its beginning again.
+        without_secret: take a backup of another secret: digits are left out, for nothing could be compared with them.
+
+    Raises:
+        BackupDamagedError: the file is no backup, is cut short or was changed.
+        BackupVersionError: it is of a release that this one does not read.
+        SecretError: it was made with another secret.
+        NotEmptyError: the catalog holds something.
+        StorageError: the catalog does not take it; nothing is restored.
+    """
+    header = backup.Reader(file, None).header
+    own = header.secret == backup.fingerprint(catalog.secret)
+    if not own and not without_secret:
+        raise SecretError("the backup was made with another secret; give the one that belongs to it")
+    seal = catalog.secret if own else None
+    file.seek(0)
+    backup.verify(file, seal)
+    file.seek(0)
+    with catalog.write() as tx:
+        refuse_filled(tx)
+        reader = Reader(file, seal)
+        for table, rows in reader:
+            _insert(tx, table, rows if own else _without_hashes(table, rows))
+        if reader.backup is None:
+            raise BackupDamagedError("the backup changed while it was read")
+        counters.write(tx.connection, header.counters)
+        renamed = update(schema.meta).where(schema.meta.c.name == "catalog").values(value=secrets.token_hex(16))
+        tx.connection.execute(renamed)
+    return reader.backup
+
+
+def refuse_filled(reading: Reading) -> None:
+    """Refuse a catalog in which anything is kept.
+
+    Raises:
+        NotEmptyError: it holds something.
+    """
+    for table in backup.TABLES:
+        if reading.connection.execute(select(table).limit(1)).first() is not None:
+            raise NotEmptyError(
+                f"the catalog is not empty, its table {table.name!r} holds something; a backup is restored into an "
+                "empty data folder or database"
+            )
+
+
+def _insert(tx: Reading, table: Table, rows: list[Row]) -> None:
+    if not rows:
+        return
+    try:
+        tx.connection.execute(insert(table), rows)
+    except OperationalError:
+        raise
+    except (IntegrityError, DBAPIError, StatementError) as error:
+        raise BackupDamagedError(f"the backup holds rows that do not fit table {table.name!r}") from error
+
+
+def _without_hashes(table: Table, rows: list[Row]) -> list[Row]:
+    return [{**row, "digits": None} for row in rows] if table is schema.people else rows
