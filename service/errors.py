@@ -335,6 +335,30 @@ class SchemaVersionError(StorageError):
     code, title = "schema_version", "The catalog is of another version"
 
 
+class BackupDamagedError(VultusError):
+    """A file is no backup, is cut short or was changed; nothing was restored."""
+
+    status, code, title = 422, "backup_damaged", "The backup cannot be used"
+
+
+class BackupVersionError(VultusError):
+    """A backup was written by a release that this one does not read."""
+
+    status, code, title = 422, "backup_version", "The backup is of another version"
+
+
+class NotEmptyError(VultusError):
+    """A backup is restored into something empty only."""
+
+    status, code, title = 409, "not_empty", "There is something already"
+
+
+class SecretError(VultusError):
+    """A secret does not belong to what it is used for."""
+
+    status, code, title = 409, "secret_differs", "The secret is another one"
+
+
 class SnapshotError(VultusError):
     """An index snapshot is damaged, cut short or of another kind; the index is rebuilt from the catalog."""
 

@@ -13,6 +13,7 @@ import typer
 
 from service import __version__
 from service.cli import (
+    backup,
     calibrate,
     demo,
     doctor,
@@ -70,6 +71,8 @@ app.add_typer(models.app, name="models")
 app.command("calibrate")(calibrate.calibrate)
 app.command("habits")(habits.habits)
 app.add_typer(keys.app, name="keys")
+app.command("backup")(backup.backup)
+app.command("restore")(backup.restore)
 app.command("doctor")(doctor.doctor)
 
 

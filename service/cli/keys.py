@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from service.cli.connection import AsJson
 from service.cli.terminal import note, print_json, print_table, say
-from service.errors import DataFolderInUseError, InvalidRequestError, StorageError
+from service.cli.truth import truth
+from service.errors import InvalidRequestError
 
 if TYPE_CHECKING:
-    from service.gallery.catalog import Catalog
     from service.gallery.keys import KeyRecord
-    from service.settings import Settings
 
 app = typer.Typer(help="Create, list and revoke API keys; works beside a running service.", no_args_is_help=True)
 
@@ -38,7 +34,7 @@ def create(
     for each in scopes:
         if each not in SCOPES:
             raise InvalidRequestError(f"there is no scope {each!r}; scopes are {', '.join(SCOPES)}")
-    with _catalog() as catalog, catalog.write() as tx:
+    with truth() as catalog, catalog.write() as tx:
         made = keys.create(tx, label, scopes)
     if as_json:
         print_json({"key": made.record.key, "text": made.text, "scopes": sorted(made.record.scopes), "label": label})
@@ -52,7 +48,7 @@ def list_keys(as_json: AsJson = False) -> None:
     """List the keys, revoked ones too."""
     from service.gallery import keys  # noqa: PLC0415 - a fast start of the other commands
 
-    with _catalog() as catalog, catalog.read() as reading:
+    with truth() as catalog, catalog.read() as reading:
         found = keys.every(reading)
     if as_json:
         print_json([_facts(each) for each in found])
@@ -71,7 +67,7 @@ def revoke(key: Annotated[str, typer.Argument(metavar="KEY", help="As `keys list
     """Make a key useless; a running service notices within seconds."""
     from service.gallery import keys  # noqa: PLC0415 - a fast start of the other commands
 
-    with _catalog() as catalog, catalog.write() as tx:
+    with truth() as catalog, catalog.write() as tx:
         gone = keys.revoke(tx, key)
     say(f"key {gone.key} ({gone.label}) is revoked")
 
@@ -88,38 +84,3 @@ def _facts(key: KeyRecord) -> dict[str, Any]:
         "created_at": key.created_at,
         "revoked_at": key.revoked_at,
     }
-
-
-@contextmanager
-def _catalog() -> Iterator[Catalog]:
-    """The catalog of the settings, also while a service works on it: the database keeps the two apart.
-
-    Raises:
-        StorageError: it cannot be opened.
-    """
-    from service.gallery.catalog import Catalog  # noqa: PLC0415 - a fast start of the other commands
-    from service.gallery.folder import DataFolder  # noqa: PLC0415 - the same
-    from service.identify.fusion import fuse  # noqa: PLC0415 - the same
-    from service.settings import load_settings  # noqa: PLC0415 - the same
-
-    settings = load_settings()
-    with ExitStack() as stack:
-        try:
-            folder = DataFolder.open(settings.data, secret=settings.secret)
-            stack.callback(folder.close)
-            file, secret = folder.catalog, folder.secret
-        except DataFolderInUseError:
-            file, secret = _in_use(settings)
-        catalog = Catalog.open(settings.catalog or file, secret=secret, fuse=fuse)
-        stack.callback(catalog.close)
-        yield catalog
-
-
-def _in_use(settings: Settings) -> tuple[Path, bytes]:
-    """The catalog and the secret of a folder that a service has made and holds."""
-    from service.gallery.folder import secret_in  # noqa: PLC0415 - a fast start of the other commands
-
-    file, secret = settings.data / "catalog.sqlite", settings.secret or settings.data / "secret"
-    if not secret.is_file() or not (settings.catalog or file.is_file()):
-        raise StorageError("the service on this data folder is just starting; try again in a moment")
-    return file, secret_in(secret)

@@ -21,7 +21,7 @@ import hashlib
 import hmac
 import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, BinaryIO, Final, NoReturn, TypeAlias
@@ -47,6 +47,9 @@ TABLES: Final[tuple[Table, ...]] = tuple(table for table in schema.metadata.sort
 """In an order in which no row comes before one that it refers to."""
 
 Row: TypeAlias = dict[str, Any]
+
+Seal: TypeAlias = Callable[[str], str]
+"""A digest under the secret: `seal_of(catalog)`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +109,7 @@ def write(catalog: Catalog, file: BinaryIO) -> Backup:
             digest.update(text)
             packed.write(text)
 
-        header = _header(reading, fingerprint(catalog.secret))
+        header = _header(reading, fingerprint(catalog))
         line({"format": FORMAT, "version": VERSION, **_plain(header)})
         rows: dict[str, int] = {}
         for table in TABLES:
@@ -115,7 +118,7 @@ def write(catalog: Catalog, file: BinaryIO) -> Backup:
             for part in _parts(reading, table):
                 line(part)
                 rows[table.name] += len(part)
-        end = {"end": rows, "sha256": digest.hexdigest(), "seal": _seal(catalog.secret, digest.hexdigest())}
+        end = {"end": rows, "sha256": digest.hexdigest(), "seal": seal_of(catalog)(digest.hexdigest())}
         packed.write(json.dumps(end).encode() + b"\n")
     return Backup(header, rows, digest.hexdigest())
 
@@ -123,22 +126,22 @@ def write(catalog: Catalog, file: BinaryIO) -> Backup:
 class Reader:
     """A backup that is read, from its first byte to its last.
 
-        reader = Reader(file, secret)
+        reader = Reader(file, seal_of(catalog))
         for table, rows in reader:
             ...
         reader.backup                     only now is it known to be whole
 
     Args:
         file: where the backup is.
-        secret: that its seal is checked with; None checks the digest alone.
+        seal: what its seal is checked with; None checks the digest alone.
 
     Raises:
         BackupDamagedError: the file is no backup, is cut short or was changed.
         BackupVersionError: it is of a release that this one does not read.
     """
 
-    def __init__(self, file: BinaryIO, secret: bytes | None) -> None:
-        self._secret = secret
+    def __init__(self, file: BinaryIO, seal: Seal | None) -> None:
+        self._seal = seal
         self._digest = hashlib.sha256()
         self._packed = gzip.GzipFile(fileobj=file, mode="rb")
         self.header = _read_header(self._line())
@@ -185,20 +188,20 @@ class Reader:
             _damaged("goes on behind its end")
         if end.get("sha256") != digest or end.get("end") != rows:
             _damaged("was changed: its digest is not that of its content")
-        sealed = str(end.get("seal")).encode()
-        if self._secret is not None and not hmac.compare_digest(sealed, _seal(self._secret, digest).encode()):
+        sealed = str(end.get("seal"))
+        if self._seal is not None and not hmac.compare_digest(sealed.encode(), self._seal(digest).encode()):
             _damaged("was changed, and its digest with it: the seal is not that of the secret")
         self.backup = Backup(self.header, rows, digest)
 
 
-def verify(file: BinaryIO, secret: bytes | None) -> Backup:
+def verify(file: BinaryIO, seal: Seal | None) -> Backup:
     """Read a backup to its end without doing anything with it.
 
     Raises:
         BackupDamagedError: the file is no backup, is cut short or was changed.
         BackupVersionError: it is of a release that this one does not read.
     """
-    reader = Reader(file, secret)
+    reader = Reader(file, seal)
     for _ in reader:
         pass
     assert reader.backup is not None  # noqa: S101 - a reader that ends without an error has one
@@ -213,13 +216,14 @@ def begins_like_one(file: BinaryIO) -> bool:
         return False
 
 
-def fingerprint(secret: bytes) -> str:
-    """What tells one secret from another and gives none away."""
-    return hmac.new(secret, b"vultus backup: fingerprint", hashlib.sha256).hexdigest()
+def fingerprint(catalog: Catalog) -> str:
+    """What tells the catalog's secret from another one and gives neither away."""
+    return catalog.keyed_hash("backup", "secret")
 
 
-def _seal(secret: bytes, digest: str) -> str:
-    return hmac.new(secret, b"vultus backup: " + digest.encode(), hashlib.sha256).hexdigest()
+def seal_of(catalog: Catalog) -> Seal:
+    """What seals the backups of a catalog, and of every other one with the same secret."""
+    return lambda digest: catalog.keyed_hash("backup", digest)
 
 
 def _header(reading: ReadTransaction, secret: str) -> Header:
@@ -267,10 +271,10 @@ def _read_header(document: Any) -> Header:
 
 
 def _table(name: Any, header: Header) -> Table:
-    for table in TABLES:
-        if table.name == name and set(header.tables.get(table.name, ())) <= set(table.columns.keys()):
-            return table
-    _damaged(f"holds a table {name!r} that this release does not know")
+    found = next((table for table in TABLES if table.name == name), None)
+    if found is None or not set(header.tables.get(found.name, ())) <= set(found.columns.keys()):
+        _damaged(f"holds a table {name!r} that this release does not know")
+    return found
 
 
 def _parts(reading: ReadTransaction, table: Table) -> Iterator[list[list[Any]]]:

@@ -234,11 +234,15 @@ class Catalog:
 
     def digits_hash(self, gallery_pk: int, digits: str) -> str:
         """Return what is kept of the last digits of a phone: comparable within one gallery, useless elsewhere."""
-        return keyed_hash(self._secret, "digits", str(gallery_pk), digits)
+        return self.keyed_hash("digits", str(gallery_pk), digits)
 
     def person_hash(self, gallery_pk: int, person: str) -> str:
         """Return what a receipt keeps of a forgotten person's id."""
-        return keyed_hash(self._secret, "person", str(gallery_pk), person)
+        return self.keyed_hash("person", str(gallery_pk), person)
+
+    def keyed_hash(self, *parts: str) -> str:
+        """Return a hash of the parts under the catalog's secret; see `keyed_hash`."""
+        return keyed_hash(self._secret, *parts)
 
 
 def keyed_hash(secret: bytes, *parts: str) -> str:

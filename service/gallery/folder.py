@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from service.errors import DataFolderInUseError, StorageError
+from service.errors import DataFolderInUseError, SecretError, StorageError
 
 SECRET_BYTES: Final = 32
 
@@ -103,24 +103,46 @@ def secret_in(path: Path) -> bytes:
     return secret
 
 
+def take_secret(folder: Path, source: Path) -> None:
+    """Give a data folder that has no catalog yet the secret of another one.
+
+    Raises:
+        SecretError: the folder has a catalog, and another secret.
+        StorageError: the file holds no secret.
+        OSError: something cannot be read or written.
+    """
+    secret = secret_in(source)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path = folder / "secret"
+    if path.exists() and path.read_bytes() == secret:
+        return
+    if _catalog(folder).exists():
+        raise SecretError(f"the catalog in {folder} has another secret than {source}")
+    _keep_secret(folder, secret)
+
+
 def _secret(folder: Path) -> bytes:
     path = folder / "secret"
     with contextlib.suppress(FileNotFoundError):
         return secret_in(path)
     if _catalog(folder).exists():
         # A new secret would silently fail every hash that the catalog holds.
-        raise StorageError(f"{path} is missing while the catalog is there; restore it from a backup")
+        raise StorageError(f"{path} is missing while the catalog is there; put the copy of it there that you kept")
     secret = secrets.token_bytes(SECRET_BYTES)
+    _keep_secret(folder, secret)
+    return secret
+
+
+def _keep_secret(folder: Path, secret: bytes) -> None:
     temporary = folder / ".secret"
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "wb") as file:
         file.write(secret)
         file.flush()
         os.fsync(file.fileno())
-    temporary.replace(path)
+    temporary.replace(folder / "secret")
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-    return secret

@@ -8,11 +8,10 @@ snapshots of the one before are not taken for its own: their revisions may be ah
 
 from __future__ import annotations
 
-import secrets
 from typing import BinaryIO
 
-from sqlalchemy import Table, insert, select, update
-from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError, StatementError
+from sqlalchemy import Table, insert, select
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, StatementError
 
 from service.errors import BackupDamagedError, NotEmptyError, SecretError
 from service.gallery import backup, counters, schema
@@ -36,10 +35,10 @@ def restore(catalog: Catalog, file: BinaryIO, *, without_secret: bool = False) -
         StorageError: the catalog does not take it; nothing is restored.
     """
     header = backup.Reader(file, None).header
-    own = header.secret == backup.fingerprint(catalog.secret)
+    own = header.secret == backup.fingerprint(catalog)
     if not own and not without_secret:
         raise SecretError("the backup was made with another secret; give the one that belongs to it")
-    seal = catalog.secret if own else None
+    seal = backup.seal_of(catalog) if own else None
     file.seek(0)
     backup.verify(file, seal)
     file.seek(0)
@@ -51,8 +50,7 @@ def restore(catalog: Catalog, file: BinaryIO, *, without_secret: bool = False) -
         if reader.backup is None:
             raise BackupDamagedError("the backup changed while it was read")
         counters.write(tx.connection, header.counters)
-        renamed = update(schema.meta).where(schema.meta.c.name == "catalog").values(value=secrets.token_hex(16))
-        tx.connection.execute(renamed)
+        schema.rename(tx.connection, lambda identity: catalog.keyed_hash("catalog", identity))
     return reader.backup
 
 
@@ -75,9 +73,10 @@ def _insert(tx: Reading, table: Table, rows: list[Row]) -> None:
         return
     try:
         tx.connection.execute(insert(table), rows)
-    except OperationalError:
-        raise
-    except (IntegrityError, DBAPIError, StatementError) as error:
+    except StatementError as error:
+        # A statement that the driver itself refused is the database's matter, unless it is about these values.
+        if isinstance(error, DBAPIError) and not isinstance(error, DataError | IntegrityError):
+            raise
         raise BackupDamagedError(f"the backup holds rows that do not fit table {table.name!r}") from error
 
 

@@ -344,7 +344,7 @@ def prepare(
     """
     if not inspect(connection).has_table(meta.name):
         metadata.create_all(connection)
-        identity = secrets.token_hex(16)
+        identity = _new_identity()
         connection.execute(meta.insert(), [_entry("schema_version", str(version)), _entry("catalog", identity)])
         return identity
     entries = {str(row.name): str(row.value) for row in connection.execute(select(meta))}
@@ -382,6 +382,22 @@ def own(connection: Connection, proof: str) -> None:
         raise StorageError(
             "the catalog was made with another secret; replicas share the file `secret` of the first one's data folder"
         )
+
+
+def rename(connection: Connection, proof_of: Callable[[str], str]) -> None:
+    """Give the catalog a new id, so that nothing that was derived from it before is taken for its own.
+
+    Args:
+        connection: in a transaction that can write.
+        proof_of: see `own`.
+    """
+    identity = _new_identity()
+    for name, value in (("catalog", identity), ("secret_proof", proof_of(identity))):
+        connection.execute(update(meta).where(meta.c.name == name).values(value=value))
+
+
+def _new_identity() -> str:
+    return secrets.token_hex(16)
 
 
 def _entry(name: str, value: str) -> dict[str, Any]:

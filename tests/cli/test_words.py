@@ -40,7 +40,7 @@ def anna(type_in, gallery, photo):
 
 def test_help_names_every_word():
     given = CliRunner().invoke(app, ["--help"]).output
-    operate = ["serve", "demo", "models", "calibrate", "keys", "doctor"]
+    operate = ["serve", "demo", "models", "calibrate", "keys", "backup", "restore", "doctor"]
     speak = ["galleries", "people", "enroll", "identify", "verify", "forget"]
     assert [word for word in operate + speak if f" {word} " not in given] == []
 
