@@ -13,7 +13,7 @@ from service.errors import FaceNotFoundError, GalleryFullError, PersonNotFoundEr
 from service.gallery import galleries, people
 from service.gallery.catalog import Reading, WriteTransaction
 from service.gallery.embeddings import Embeddings, checked, from_bytes, to_bytes, vector_from_bytes
-from service.gallery.records import NewTemplate, PersonFields, PersonRecord, TemplateRecord, columns
+from service.gallery.records import GalleryRecord, NewTemplate, PersonFields, PersonRecord, TemplateRecord, columns
 from service.gallery.schema import people as people_table
 from service.gallery.schema import templates
 
@@ -53,14 +53,23 @@ class FaceOutcome:
     added: bool
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Added:
-    """What an addition did: an outcome for each template, in their order, and the gallery's revision."""
+    """What an addition did.
+
+    Attributes:
+        person: as it is now.
+        created: whether it was absent before.
+        revision: the gallery's.
+        outcomes: one for each template, in their order.
+        fused: the person's vector, shape (dim,), None where nothing was added.
+    """
 
     person: PersonRecord
     created: bool
     revision: int
     outcomes: tuple[FaceOutcome, ...]
+    fused: Embeddings | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,30 +97,46 @@ def add(
     limit: int,
     fields: PersonFields | None = None,
 ) -> Added:
+    """Add templates to a person; see `add_to`.
+
+    Raises:
+        GalleryNotFoundError: there is no such gallery.
+    """
+    return add_to(tx, galleries.by_pk(tx, gallery_pk), person, given, limit=limit, fields=fields)
+
+
+def add_to(
+    tx: WriteTransaction,
+    gallery: GalleryRecord,
+    person: str,
+    given: Sequence[NewTemplate],
+    *,
+    limit: int,
+    fields: PersonFields | None = None,
+) -> Added:
     """Add templates to a person, creating the person if absent. A photo that the person has already is not an error.
 
     Where nothing is new the gallery's revision stays as it is.
 
     Args:
         tx: the transaction.
-        gallery_pk: whose person.
+        gallery: whose person, as this transaction found it.
         person: the caller's id.
         given: templates, in any number.
         limit: most faces kept for a person.
         fields: of the person, if it has to be created.
 
     Raises:
-        GalleryNotFoundError: there is no such gallery.
         GalleryFullError: the person would have more than `limit` faces; nothing is added.
         InvalidEmbeddingError: an embedding is not a unit vector of the gallery's dimension; nothing is added.
     """
-    gallery = galleries.by_pk(tx, gallery_pk)
     embeddings = [checked(np.atleast_2d(each.embedding), gallery.dim)[0] for each in given]
-    found = people.find(tx, gallery_pk, person)
+    found = people.find(tx, gallery.pk, person)
     held = _faces_by_photo(tx, found.pk) if found else {}
 
     outcomes: list[FaceOutcome] = []
     new: list[dict[str, object]] = []
+    vectors, quality = [], []
     for template, embedding in zip(given, embeddings, strict=True):
         known = held.get(template.photo_digest)
         face = known or f"f_{secrets.token_hex(10)}"
@@ -119,17 +144,25 @@ def add(
         if known is None:
             held[template.photo_digest] = face
             new.append(_values(face, template, embedding))
+            vectors.append(embedding)
+            quality.append(template.quality)
     if len(held) > limit and new:
         raise GalleryFullError(f"a person keeps at most {limit} faces", limit=limit)
 
-    owner = found or people.create(tx, gallery_pk, person, fields or PersonFields())
+    fused = None
+    if found is None:
+        fused = _fuse(tx, vectors, quality, gallery.dim)
+        owner = people.create(tx, gallery.pk, person, fields or PersonFields(), faces=len(new), fused=fused)
+    else:
+        owner = found
     if new:
-        revision = tx.revise(gallery_pk)
-        stamp = {"person_pk": owner.pk, "gallery_pk": gallery_pk, "created_at": tx.now, "revision": revision}
+        revision = tx.revise(gallery.pk)
+        stamp = {"person_pk": owner.pk, "gallery_pk": gallery.pk, "created_at": tx.now, "revision": revision}
         tx.connection.execute(INSERT, [{**each, **stamp} for each in new])
-        owner = _fuse_anew(tx, owner, revision, gallery.dim)
+        if found is not None:
+            owner, fused = _fuse_anew(tx, owner, revision, gallery.dim)
     changed = bool(new) or found is None
-    return Added(owner, found is None, owner.revision if changed else gallery.revision, tuple(outcomes))
+    return Added(owner, found is None, owner.revision if changed else gallery.revision, tuple(outcomes), fused)
 
 
 def remove(tx: WriteTransaction, gallery_pk: int, person: str, face: str) -> Removed:
@@ -146,7 +179,8 @@ def remove(tx: WriteTransaction, gallery_pk: int, person: str, face: str) -> Rem
         raise FaceNotFoundError(f"the person has no face {face!r}")
     tx.erased = True
     revision = tx.revise(gallery_pk)
-    return Removed(_fuse_anew(tx, owner, revision, galleries.by_pk(tx, gallery_pk).dim), revision)
+    changed, _ = _fuse_anew(tx, owner, revision, galleries.by_pk(tx, gallery_pk).dim)
+    return Removed(changed, revision)
 
 
 def of_person(reading: Reading, person_pk: int) -> tuple[TemplateRecord, ...]:
@@ -207,18 +241,28 @@ def _values(face: str, template: NewTemplate, embedding: Embeddings) -> dict[str
     }
 
 
-def _fuse_anew(tx: WriteTransaction, owner: PersonRecord, revision: int, dim: int) -> PersonRecord:
+def _fuse_anew(
+    tx: WriteTransaction, owner: PersonRecord, revision: int, dim: int
+) -> tuple[PersonRecord, Embeddings | None]:
     kept = tx.connection.execute(KEPT, {"owner": owner.pk}).all()
-    vector = None
-    if kept:
-        quality = np.array([row.quality for row in kept], dtype=np.float32)
-        fused_vector = tx.fuse(from_bytes((row.embedding for row in kept), dim), quality)
-        vector = to_bytes(checked(fused_vector[np.newaxis], dim)[0])
+    embeddings = [*from_bytes((row.embedding for row in kept), dim)]
+    vector = _fuse(tx, embeddings, [row.quality for row in kept], dim)
     values = {
         "owner": owner.pk,
-        "new_fused": vector,
+        "new_fused": None if vector is None else to_bytes(vector),
         "new_faces": len(kept),
         "new_revision": revision,
         "new_time": tx.now,
     }
-    return PersonRecord(*tx.connection.execute(FUSED, values).one())
+    return PersonRecord(*tx.connection.execute(FUSED, values).one()), vector
+
+
+def _fuse(
+    tx: WriteTransaction, embeddings: Sequence[Embeddings], quality: Sequence[float], dim: int
+) -> Embeddings | None:
+    """Return the vector (dim,) of a person with these templates, None where there are none."""
+    if not embeddings:
+        return None
+    fused_vector = tx.fuse(np.stack(embeddings), np.array(quality, dtype=np.float32))
+    vector: Embeddings = checked(fused_vector[np.newaxis], dim)[0]
+    return vector

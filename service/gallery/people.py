@@ -12,6 +12,7 @@ from sqlalchemy import bindparam, insert, select, update
 
 from service.errors import PersonNotFoundError
 from service.gallery.catalog import Reading, WriteTransaction
+from service.gallery.embeddings import Embeddings, to_bytes
 from service.gallery.records import Page, PersonChanges, PersonFields, PersonRecord, columns
 from service.gallery.schema import departures, people
 
@@ -53,8 +54,24 @@ def put(tx: WriteTransaction, gallery_pk: int, person: str, fields: PersonFields
     return PutPerson(patch(tx, gallery_pk, person, changes), created=False)
 
 
-def create(tx: WriteTransaction, gallery_pk: int, person: str, fields: PersonFields) -> PersonRecord:
-    """Create a person who is known to be absent, without faces.
+def create(
+    tx: WriteTransaction,
+    gallery_pk: int,
+    person: str,
+    fields: PersonFields,
+    *,
+    faces: int = 0,
+    fused: Embeddings | None = None,
+) -> PersonRecord:
+    """Create a person who is known to be absent.
+
+    Args:
+        tx: the transaction.
+        gallery_pk: whose person.
+        person: the caller's id.
+        fields: what is stated about the person.
+        faces: how many templates follow,
+        fused: and the vector (dim,) that they make.
 
     Raises:
         GalleryNotFoundError: there is no such gallery.
@@ -68,7 +85,8 @@ def create(tx: WriteTransaction, gallery_pk: int, person: str, fields: PersonFie
         "created_at": tx.now,
         "updated_at": tx.now,
         "revision": tx.revise(gallery_pk),
-        "faces": 0,
+        "faces": faces,
+        "fused": None if fused is None else to_bytes(fused),
     }
     return PersonRecord(*tx.connection.execute(CREATE, values).one())
 

@@ -18,7 +18,7 @@ from service.errors import StorageError
 from service.gallery import galleries
 from service.gallery.catalog import Catalog
 from service.gallery.changes import fused_vectors, since
-from service.gallery.embeddings import Rows
+from service.gallery.embeddings import Embeddings, Rows
 from service.gallery.index.protocol import NEVER, Indexes, Matches, Owner
 
 REST: Final = 10
@@ -107,6 +107,27 @@ class GalleryView:
                 raise StorageError(f"the catalog is at revision {self._revision}, before {at_least}")
             self._keep_if_due()
         return self._revision
+
+    def show(self, revision: int, rows: Rows, embeddings: Embeddings) -> None:
+        """Let searches show people who were just committed, without reading them again.
+
+        Where an earlier revision is not shown yet everything is read instead, as `catch_up` does.
+
+        Args:
+            revision: of the commit, all of whose changes are given.
+            rows: the people, shape (n,); of one who is given twice the last counts.
+            embeddings: their fused vectors, shape (n, dim).
+
+        Raises:
+            GalleryNotFoundError: the gallery was deleted.
+            StorageError: the catalog does not answer.
+        """
+        with self._applying:
+            if self._revision == revision - 1:
+                self._index.add(rows, embeddings)
+                self._revision = revision
+        self.catch_up(revision)
+        self._keep_if_due()
 
     def close(self) -> None:
         """Write a last snapshot if anything changed since the one before; the view is not used afterwards."""

@@ -10,30 +10,23 @@ import asyncio
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from service.errors import (
-    DuplicatePhotoError,
-    InvalidRequestError,
-    NothingEnrolledError,
-    PhotoError,
-)
-from service.gallery import faces
+from service.errors import DuplicatePhotoError, InvalidRequestError, NothingEnrolledError, PhotoError
 from service.gallery.catalog import WriteTransaction
-from service.gallery.people import by_pks, find
+from service.gallery.faces import Added
+from service.gallery.index.protocol import Matches
+from service.gallery.people import by_pks
 from service.gallery.records import GalleryRecord, NewTemplate
 from service.gallery.view import GalleryView
 from service.identify.decision import threshold
+from service.recognition.keeping import Wanted
 from service.recognition.portrait import portrait
 from service.recognition.product import Embedding, Product
 from service.vision.batching import Priority
 from service.vision.detect import Box
-
-LOOK_ALIKES: Final = 5
 
 
 @dataclass(frozen=True)
@@ -144,8 +137,23 @@ async def enroll(
     refused = [item for item in outcomes if isinstance(item, Refused)]
     if not found:
         raise _nothing(refused)
-    resemblances = await product.stored(lambda: _resemblances(product, record, view, person, found))
-    return await product.written(partial(_keep, product, record, person, found, resemblances, refused, remember))
+    templates = [
+        NewTemplate(item.digest, item.embedding, item.quality, _sides(item.box) if item.box else (0.0, 0.0, 0.0, 0.0))
+        for item in found
+    ]
+
+    def tell(tx: WriteTransaction, added: Added, alike: Matches) -> Enrolment:
+        enrolment = _told(person, found, added, _resemblances(product, record, view, tx, added, alike), refused)
+        if remember is not None:
+            remember(tx, enrolment)
+        return enrolment
+
+    wanted = Wanted(record, view, person, templates, product.policy.faces_per_person, tell)
+    kept = await product.keeping.submit(wanted)
+    if kept.fault is not None:
+        raise kept.fault
+    enrolment: Enrolment = kept.result
+    return enrolment
 
 
 async def _read(product: Product, place: int, data: bytes) -> _Ready | Refused:
@@ -164,60 +172,46 @@ def _of_embedding(place: int, item: ReadyEmbedding) -> _Ready:
 
 
 def _resemblances(
-    product: Product, gallery: GalleryRecord, view: GalleryView, person: str, found: Sequence[_Ready]
+    product: Product, gallery: GalleryRecord, view: GalleryView, tx: WriteTransaction, added: Added, alike: Matches
 ) -> list[tuple[Resemblance, ...]]:
     """Whom each new face would be taken for at the gallery's own error rate, the person itself left out."""
     accept = threshold(product.calibration, len(view), gallery.fpir or product.policy.fpir, insist=False)
-    probes: NDArray[np.float32] = np.stack([item.embedding for item in found])
-    matches = view.search(probes, LOOK_ALIKES)
-    alike = {int(row) for row in matches.rows[matches.scores >= accept.similarity]}
-    if not alike:
-        return [()] * len(found)
-    with product.catalog.read() as reading:
-        own = find(reading, gallery.pk, person)
-        found_people = by_pks(reading, sorted(alike - {own.pk if own else -1}))
-        people = {pk: other for pk, other in found_people.items() if not other.expired(reading.now)}
+    rows = {int(row) for row in alike.rows[alike.scores >= accept.similarity]} - {added.person.pk}
+    people = {pk: other for pk, other in by_pks(tx, sorted(rows)).items() if not other.expired(tx.now)} if rows else {}
     return [
         tuple(
             Resemblance(people[int(row)].person, float(score))
             for row, score in zip(line_rows, line_scores, strict=True)
             if int(row) in people and score >= accept.similarity
         )
-        for line_rows, line_scores in zip(matches.rows, matches.scores, strict=True)
+        for line_rows, line_scores in zip(alike.rows, alike.scores, strict=True)
     ]
 
 
-def _keep(
-    product: Product,
-    gallery: GalleryRecord,
+def _told(
     person: str,
     found: Sequence[_Ready],
+    added: Added,
     resemblances: Sequence[tuple[Resemblance, ...]],
     refused: Sequence[Refused],
-    remember: Remember | None,
 ) -> Enrolment:
-    templates = [
-        NewTemplate(item.digest, item.embedding, item.quality, _sides(item.box) if item.box else (0.0, 0.0, 0.0, 0.0))
-        for item in found
-    ]
-    with product.catalog.write() as tx:
-        added = faces.add(tx, gallery.pk, person, templates, limit=product.policy.faces_per_person)
-        enrolled: list[Enrolled] = []
-        left = list(refused)
-        for item, outcome, alike in zip(found, added.outcomes, resemblances, strict=True):
-            if outcome.added:
-                enrolled.append(Enrolled(outcome.face, item.photo, item.box, item.quality, alike))
-            else:
-                again = DuplicatePhotoError("this person has a face from the same photo already", face=outcome.face)
-                left.append(Refused(item.photo, again.code, again.detail, again.extra))
-        left.sort(key=lambda item: item.photo)
-        if not enrolled:
-            raise _nothing(left)
-        enrolment = Enrolment(person, added.revision, tuple(enrolled), tuple(left))
-        if remember is not None:
-            remember(tx, enrolment)
-    product.show(gallery, enrolment.revision)
-    return enrolment
+    """What became of each photo.
+
+    Raises:
+        NothingEnrolledError: nothing was new.
+    """
+    enrolled: list[Enrolled] = []
+    left = list(refused)
+    for item, outcome, alike in zip(found, added.outcomes, resemblances, strict=True):
+        if outcome.added:
+            enrolled.append(Enrolled(outcome.face, item.photo, item.box, item.quality, alike))
+        else:
+            again = DuplicatePhotoError("this person has a face from the same photo already", face=outcome.face)
+            left.append(Refused(item.photo, again.code, again.detail, again.extra))
+    left.sort(key=lambda item: item.photo)
+    if not enrolled:
+        raise _nothing(left)
+    return Enrolment(person, added.revision, tuple(enrolled), tuple(left))
 
 
 def _sides(box: Box) -> tuple[float, float, float, float]:

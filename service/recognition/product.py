@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +23,9 @@ from service.gallery.visits import Visits
 from service.identify.calibration import Calibration
 from service.recognition.asked import Asked
 from service.recognition.expectations import Expectations
+from service.recognition.keeping import Kept, Wanted
 from service.recognition.known import KnownGalleries
+from service.vision.batching import Batcher
 from service.vision.reader import Reader, SeenFace, SeenPhoto
 
 Embedding = NDArray[np.float32]
@@ -69,7 +71,8 @@ class Product:
         asked: visitors who were asked for digits.
         claims: idempotency keys being worked on.
         storage: threads that read the catalog and search indexes, apart from those that compute.
-        writing: the thread that writes; the catalog takes one writer at a time, so more would only wait.
+        keeping: commits enrolments.
+        writing: the thread for all other changes; the catalog takes one writer at a time, so more would only wait.
         policy: defaults and limits.
     """
 
@@ -84,6 +87,7 @@ class Product:
     asked: Asked
     claims: Claims
     storage: Executor
+    keeping: Batcher[Wanted[Any], Kept[Any]]
     writing: Executor
     policy: Policy
 

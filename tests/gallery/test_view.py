@@ -355,3 +355,31 @@ def test_a_patch_moves_the_revision_and_no_vector(catalog, gallery, enrol, open_
         people.put(tx, gallery.pk, "anna", PersonFields(name="Anna"))
     assert view.catch_up() == 2
     assert shows(view, before)
+
+
+def test_people_who_were_just_committed_are_shown_without_being_read_again(enrol, open_view, truth, monkeypatch):
+    view = open_view()
+    added = enrol("anna")
+    monkeypatch.setattr(view, "_apply", lambda: pytest.fail("read again"))
+    view.show(added.revision, np.array([added.person.pk]), added.fused[None])
+    assert view.revision == 1
+    assert shows(view, truth())
+
+
+def test_what_was_missed_before_them_is_read(enrol, open_view, truth):
+    view = open_view()
+    enrol("anna")
+    added = enrol("bert")
+    view.show(added.revision, np.array([added.person.pk]), added.fused[None])
+    assert view.revision == 2
+    assert shows(view, truth())
+
+
+def test_an_older_commit_that_is_shown_late_undoes_nothing(enrol, open_view, truth):
+    view = open_view()
+    first = enrol("anna")
+    enrol("anna")
+    view.catch_up()
+    view.show(first.revision, np.array([first.person.pk]), first.fused[None])
+    assert view.revision == 2
+    assert shows(view, truth())
