@@ -1,14 +1,15 @@
 """Every setting of the service, in one typed object read from `VULTUS_*` variables.
 
 Parts of the product never read the environment: they take plain arguments, and `service.app` hands them over from
-here. A `VULTUS_*` variable that names no setting stops the start, so that a misspelt limit cannot be ignored.
+here. A `VULTUS_*` variable that names no setting stops the start, so that a misspelt limit cannot be ignored. What must
+not stand in an environment may come as a file, `/run/secrets/vultus_<setting>`: a variable goes before it.
 """
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -19,6 +20,9 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 """The folder that holds `service/`, `models/` and, by default, the data."""
 
 MEBI = 1 << 20
+
+SECRETS = Path("/run/secrets")
+"""Where containers are given secrets as files."""
 
 
 class SettingsError(VultusError):
@@ -81,18 +85,25 @@ class Settings(BaseSettings):
     log_level: Annotated[Literal["debug", "info", "warning", "error"], Field(description="least level logged")] = "info"
 
 
-def load_settings() -> Settings:
-    """Read the settings from the environment.
+def load_settings(secrets: Path = SECRETS) -> Settings:
+    """Read the settings from the environment, and from the files of a folder.
+
+    Args:
+        secrets: a file `vultus_<setting>` in it holds that setting's value; there need be no such folder.
 
     Raises:
-        SettingsError: a `VULTUS_*` variable names no setting, or a value is not allowed.
+        SettingsError: a `VULTUS_*` variable or a file names no setting, or a value is not allowed.
     """
     known = {f"VULTUS_{name.upper()}" for name in Settings.model_fields}
-    unknown = sorted(name for name in os.environ if name.startswith("VULTUS_") and name not in known)
+    given = [*os.environ, *(file.name.upper() for file in secrets.glob("vultus_*"))]
+    unknown = sorted(name for name in given if name.startswith("VULTUS_") and name not in known)
     if unknown:
         raise SettingsError(f"unknown settings: {', '.join(unknown)}; known are {', '.join(sorted(known))}")
     try:
-        return Settings()
+        files: dict[str, Any] = {"_secrets_dir": secrets} if secrets.is_dir() else {}
+        return Settings(**files)
     except ValidationError as error:
         faults = "; ".join(f"VULTUS_{str(e['loc'][0]).upper()}: {e['msg']}" for e in error.errors())
         raise SettingsError(faults) from error
+    except OSError as error:
+        raise SettingsError(f"{error.filename} cannot be read: {error.strerror}") from error

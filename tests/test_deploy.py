@@ -2,10 +2,14 @@ import os
 import re
 import subprocess
 import tomllib
+from pathlib import Path
 
 import pytest
 import yaml
+from compose_spec import PyCompose
 
+from service import __version__
+from service.gallery.folder import SECRET_BYTES
 from service.settings import CHECKOUT, Settings
 
 DEPLOY = CHECKOUT / "deploy"
@@ -23,9 +27,19 @@ def pins() -> dict[str, str]:
     return dict(line.split("==") for line in lines if line and not line.startswith("#"))
 
 
+def substituted(text: str) -> str:
+    """The compose file with the variables that it takes from the shell set to their defaults."""
+    return re.sub(r"\$\{(\w+):-([^}]*)\}", r"\2", text)
+
+
 @pytest.fixture(scope="module")
 def compose():
-    return yaml.safe_load((CHECKOUT / "docker-compose.yml").read_text())["services"]["vultus"]
+    return yaml.safe_load(substituted((CHECKOUT / "docker-compose.yml").read_text()))
+
+
+@pytest.fixture(scope="module")
+def services(compose):
+    return compose["services"]
 
 
 @pytest.fixture(scope="module")
@@ -39,29 +53,114 @@ def test_a_script_is_sound_posix_shell(script):
     assert (done.returncode, done.stderr) == (0, "")
 
 
-@pytest.mark.parametrize("file", ["docker-compose.yml", "deploy/Dockerfile", *(f"deploy/{name}" for name in SCRIPTS)])
+@pytest.mark.parametrize(
+    "file", ["docker-compose.yml", "deploy/Dockerfile", "deploy/Caddyfile", *(f"deploy/{name}" for name in SCRIPTS)]
+)
 def test_every_setting_that_a_file_names_exists(file):
     named = set(re.findall(r"VULTUS_[A-Z_]+", (CHECKOUT / file).read_text()))
     assert named <= KNOWN
 
 
-def test_compose_publishes_on_this_machine_only(compose):
-    assert all(port.startswith("127.0.0.1:") for port in compose["ports"])
+class TestCompose:
+    def test_it_keeps_to_the_compose_specification(self, compose):
+        parsed = PyCompose.from_yaml(yaml.safe_dump(compose))
+        assert {"vultus", "proxy", "postgres", "redis"} <= set(parsed.service_names())
+
+    @pytest.mark.parametrize("wrong", ["healthchek: {}", "read_only: [1]", "depends_on: 3", "volumes: [{}]"])
+    def test_the_check_of_the_specification_finds_what_is_wrong(self, wrong):
+        with pytest.raises(ValueError, match="services"):
+            PyCompose.from_yaml(f"services:\n  vultus:\n    image: vultus\n    {wrong}\n")
+
+    def test_only_the_proxy_is_published_and_on_this_machine_only(self, services):
+        published = {name: service["ports"] for name, service in services.items() if "ports" in service}
+        assert published == {"proxy": ["127.0.0.1:8000:8080"]}
+
+    def test_only_the_proxy_reaches_the_world(self, compose, services):
+        assert compose["networks"]["inside"]["internal"] is True
+        assert [name for name, service in services.items() if "outside" in service.get("networks", ())] == ["proxy"]
+        assert services["train"]["network_mode"] == "none"
+
+    def test_nobody_is_served_without_a_key_unless_told_to(self, services):
+        assert "VULTUS_OPEN: ${VULTUS_OPEN:-0}" in (CHECKOUT / "docker-compose.yml").read_text()
+        assert services["vultus"]["environment"]["VULTUS_OPEN"] == 0
+
+    def test_every_service_is_fenced_in(self, services):
+        for name, service in services.items():
+            assert service["cap_drop"] == ["ALL"], name
+            assert service["security_opt"] == ["no-new-privileges:true"], name
+            assert service["read_only"] is (name != "milvus"), name
+
+    def test_there_are_several_replicas_over_one_catalog_each_with_a_folder_of_its_own(self, services):
+        assert services["vultus"]["deploy"]["replicas"] > 1
+        assert "vultus_catalog" in services["vultus"]["secrets"]
+        assert services["vultus"]["volumes"] == ["/data"]
+
+    def test_profiles(self, services):
+        found = {name: service["profiles"] for name, service in services.items() if "profiles" in service}
+        assert found == {"vultus-gpu": ["gpu"], "milvus": ["milvus"], "train": ["train"]}
+
+    def test_it_builds_targets_that_the_dockerfile_has(self, services, dockerfile):
+        built = {service["image"]: service["build"] for service in services.values() if "build" in service}
+        assert built.keys() == {"vultus:cpu", "vultus:gpu", "vultus:train"}
+        for image, build in built.items():
+            assert CHECKOUT / build["dockerfile"] == DEPLOY / "Dockerfile"
+            assert image == f"vultus:{build['target']}"
+            assert re.search(rf"^FROM .* AS {build['target']}$", dockerfile, re.MULTILINE)
+
+    def test_every_image_of_others_has_a_version(self, services):
+        foreign = {service["image"] for service in services.values() if "build" not in service}
+        assert [image for image in foreign if not re.search(r":v?\d", image)] == []
+
+    def test_no_password_stands_in_it(self):
+        text = (CHECKOUT / "docker-compose.yml").read_text()
+        assert not re.search(r"(?i)password: |:[^/@\s]+@|requirepass", text)
 
 
-def test_compose_serves_nobody_without_a_key_unless_told_to(compose):
-    assert compose["environment"]["VULTUS_OPEN"] == "${VULTUS_OPEN:-0}"
+class TestSecrets:
+    @pytest.fixture
+    def made(self, tmp_path):
+        (tmp_path / "deploy").mkdir()
+        script = tmp_path / "deploy" / "secrets.sh"
+        script.write_text((DEPLOY / "secrets.sh").read_text())
+
+        def run():
+            subprocess.run(["sh", script], check=True, capture_output=True)
+            return {file.name: file.read_text() for file in (tmp_path / "deploy" / "secrets").iterdir()}
+
+        return run
+
+    def test_every_file_that_compose_names_is_made(self, made, compose):
+        assert {Path(each["file"]).name for each in compose["secrets"].values()} <= made().keys()
+
+    def test_a_second_run_keeps_them(self, made):
+        assert made() == made()
+
+    def test_they_fit_together(self, made):
+        files = made()
+        assert files["vultus_catalog"] == f"postgresql://vultus:{files['postgres_password']}@postgres/vultus"
+        assert files["vultus_redis"] == f"redis://:{files['redis_password']}@redis/0"
+        assert f"requirepass {files['redis_password']}\n" in files["redis_conf"]
+        assert len(files["shared_secret"]) >= SECRET_BYTES
+        assert re.match(Settings.model_fields["catalog"].metadata[0].pattern, files["vultus_catalog"])
+
+    def test_only_their_owner_gets_at_them(self, made, tmp_path):
+        made()
+        assert (tmp_path / "deploy" / "secrets").stat().st_mode & 0o777 == 0o700
+
+    def test_those_that_containers_take_for_settings_are_settings(self, compose):
+        assert {name.upper() for name in compose["secrets"] if name.startswith("vultus_")} <= KNOWN
+
+    def test_git_never_sees_them(self):
+        assert "deploy/secrets/" in (CHECKOUT / ".gitignore").read_text().splitlines()
 
 
-def test_compose_builds_a_target_that_the_dockerfile_has(compose, dockerfile):
-    build = compose["build"]
-    assert CHECKOUT / build["dockerfile"] == DEPLOY / "Dockerfile"
-    assert re.search(rf"^FROM .* AS {build['target']}$", dockerfile, re.MULTILINE)
-
-
-def test_the_data_folder_of_the_image_is_the_volume(compose, dockerfile):
+def test_the_data_folder_of_the_image_is_a_volume(dockerfile):
     assert "VULTUS_DATA=/data" in dockerfile
-    assert compose["volumes"] == ["data:/data"]
+    assert "VOLUME /data" in dockerfile
+
+
+def test_the_image_carries_the_version_of_the_package(dockerfile):
+    assert f"ARG VERSION={__version__}\n" in dockerfile
 
 
 def test_the_image_does_not_run_as_root(dockerfile):
@@ -71,7 +170,7 @@ def test_the_image_does_not_run_as_root(dockerfile):
 def test_what_the_image_copies_is_sent_to_the_build(dockerfile):
     sent = {line.removeprefix("!") for line in (CHECKOUT / ".dockerignore").read_text().splitlines() if line[0] == "!"}
     copied = re.findall(r"^COPY (?!--from)(.+) \S+$", dockerfile, re.MULTILINE)
-    assert {path.split("/")[0] for line in copied for path in line.split()} <= sent
+    assert {path for line in copied for path in line.split()} == sent
 
 
 def test_every_distribution_that_the_project_names_is_pinned():
@@ -84,8 +183,9 @@ def test_every_distribution_that_the_project_names_is_pinned():
     assert {normal(re.split(r"[\s\[<>=!~;]", each)[0]) for each in wanted} - pinned == set()
 
 
-def test_every_line_of_the_constraints_is_a_version_and_nothing_else():
-    lines = (DEPLOY / "constraints.txt").read_text().splitlines()
+@pytest.mark.parametrize("file", ["constraints.txt", "constraints-gpu.txt"])
+def test_every_line_of_the_constraints_is_a_version_and_nothing_else(file):
+    lines = (DEPLOY / file).read_text().splitlines()
     assert [line for line in lines if not re.fullmatch(r"#.*|[\w.-]+==[\w.]+", line)] == []
 
 

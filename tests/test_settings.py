@@ -48,3 +48,33 @@ def test_every_setting_is_described(name):
 def test_the_key_is_not_shown_with_the_settings(monkeypatch):
     monkeypatch.setenv("VULTUS_KEY", "vk_secret")
     assert "vk_secret" not in repr(load_settings())
+
+
+def test_a_setting_may_come_as_a_file(tmp_path):
+    (tmp_path / "vultus_catalog").write_text("postgresql://vultus:secret@there/vultus\n")
+    (tmp_path / "of_another_program").write_text("x")
+    settings = load_settings(tmp_path)
+    assert settings.catalog == "postgresql://vultus:secret@there/vultus"
+    assert "secret@" not in repr(settings)
+
+
+def test_a_variable_goes_before_a_file(monkeypatch, tmp_path):
+    (tmp_path / "vultus_port").write_text("8001")
+    monkeypatch.setenv("VULTUS_PORT", "8002")
+    assert load_settings(tmp_path).port == 8002
+
+
+def test_a_file_that_names_no_setting_stops_the_start(tmp_path):
+    (tmp_path / "vultus_katalog").write_text("x")
+    with pytest.raises(SettingsError, match="VULTUS_KATALOG"):
+        load_settings(tmp_path)
+
+
+def test_a_file_with_a_value_that_is_not_allowed_is_named(tmp_path):
+    (tmp_path / "vultus_port").write_text("many")
+    with pytest.raises(SettingsError, match="VULTUS_PORT"):
+        load_settings(tmp_path)
+
+
+def test_without_the_folder_nothing_is_missed(tmp_path):
+    assert load_settings(tmp_path / "none") == Settings.model_construct()

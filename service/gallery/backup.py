@@ -1,4 +1,4 @@
-"""A backup: everything the catalog holds at one moment, in one file that a catalog on any database takes back.
+"""A backup: everything the catalog holds at one moment, in one file that any database takes back.
 
 The file is gzip over lines of JSON, so that other tools read it too (`zcat FILE | head`):
 
@@ -35,10 +35,6 @@ from service.gallery.catalog import Catalog, ReadTransaction
 
 FORMAT: Final = "vultus-backup"
 VERSION: Final = 1
-SCHEMAS: Final = frozenset({2})
-"""Versions of the tables that are read: the present one, and each older one whose columns all exist still and whose
-missing columns may be null. Whoever raises `schema.VERSION` decides whether the older ones stay in."""
-
 ROWS: Final = 200
 LONGEST_LINE: Final = 1 << 28
 BLOCK: Final = 1 << 20
@@ -137,7 +133,8 @@ class Reader:
 
     Raises:
         BackupDamagedError: the file is no backup, is cut short or was changed.
-        BackupVersionError: it is of a release that this one does not read.
+        BackupVersionError: it has other tables than this release: a migration may do more than add columns, so only
+            the database itself is ever brought forward.
     """
 
     def __init__(self, file: BinaryIO, seal: Seal | None) -> None:
@@ -257,11 +254,11 @@ def _plain(header: Header) -> dict[str, Any]:
 def _read_header(document: Any) -> Header:
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         _damaged("does not begin as one")
-    if document.get("version") != VERSION or document.get("schema") not in SCHEMAS:
+    if document.get("version") != VERSION or document.get("schema") != schema.VERSION:
         raise BackupVersionError(
             f"the backup was written by release {document.get('release')} (format {document.get('version')}, "
-            f"tables {document.get('schema')}); this is release {__version__} (format {VERSION}, tables "
-            f"{schema.VERSION})"
+            f"tables {document.get('schema')}) and this is release {__version__} (format {VERSION}, tables "
+            f"{schema.VERSION}); restore it with the release that wrote it, which a newer one then brings forward"
         )
     try:
         facts = {name: document[name] for name in Header.__dataclass_fields__}
@@ -272,7 +269,7 @@ def _read_header(document: Any) -> Header:
 
 def _table(name: Any, header: Header) -> Table:
     found = next((table for table in TABLES if table.name == name), None)
-    if found is None or not set(header.tables.get(found.name, ())) <= set(found.columns.keys()):
+    if found is None or header.tables.get(found.name) != found.columns.keys():
         _damaged(f"holds a table {name!r} that this release does not know")
     return found
 

@@ -101,6 +101,7 @@ def cuda(path: Path, *, streams: int = 1) -> Engine:
     """
     if "CUDAExecutionProvider" not in ort.get_available_providers():
         raise EngineAbsentError("the engine cuda needs onnxruntime-gpu and an NVIDIA driver (install vultus[gpu])")
+    ort.preload_dlls()  # CUDA and cuDNN come as wheels, which the loader does not look into
     session = _session(path.read_bytes(), ["CUDAExecutionProvider", "CPUExecutionProvider"], streams)
     if session.get_providers()[0] != "CUDAExecutionProvider":
         raise EngineError("ONNX Runtime could not start on the GPU")
