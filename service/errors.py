@@ -323,6 +323,12 @@ class StorageFullError(StorageError):
     status, code, title = 507, "storage_full", "No space is left for writing"
 
 
+class IndexUnavailableError(StorageError):
+    """The server that keeps the index does not answer; what the catalog alone can answer is still answered."""
+
+    status, code, title = 503, "index_unavailable", "The index server does not answer"
+
+
 class DataFolderInUseError(StorageError):
     """Another process works on the same data folder."""
 

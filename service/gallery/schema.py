@@ -43,7 +43,7 @@ from sqlalchemy.types import TypeDecorator
 
 from service.errors import SchemaVersionError, StorageError
 
-VERSION: Final = 4
+VERSION: Final = 5
 """The version of the tables below; raised with every change of them, together with a migration."""
 
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -253,6 +253,14 @@ refusals: Final = Table(
     Index("refusals_by_person", "gallery_pk", "person"),
 )
 
+marks: Final = Table(
+    "marks",
+    metadata,
+    Column("gallery_pk", BigInteger, _belongs_to("galleries.pk"), primary_key=True),
+    Column("place", String(128), primary_key=True),
+    Column("revision", BigInteger, nullable=False),
+)
+
 receipts: Final = Table(
     "receipts",
     metadata,
@@ -314,10 +322,16 @@ def _add_imports(connection: Connection) -> None:
         table.create(connection)
 
 
+def _add_marks(connection: Connection) -> None:
+    """From version 4 to 5: how far an index that a server keeps has followed a gallery."""
+    marks.create(connection)
+
+
 MIGRATIONS: Final[Mapping[int, Callable[[Connection], None]]] = {
     1: _add_visits,
     2: _add_calibrations,
     3: _add_imports,
+    4: _add_marks,
 }
 """Version -> the function that brings a catalog of that version to the next one."""
 
