@@ -30,6 +30,7 @@ from service.gallery.folder import DataFolder
 from service.gallery.galleries import page
 from service.gallery.idempotency import Claims
 from service.gallery.index.local import LocalIndexes
+from service.gallery.index.protocol import Indexes
 from service.gallery.views import Views
 from service.gallery.visits import CatalogVisits
 from service.identify.fusion import fuse
@@ -130,7 +131,8 @@ async def _open(app: FastAPI, settings: Settings, stack: AsyncExitStack) -> Prod
 
     storage = stack.enter_context(ThreadPoolExecutor(STORAGE_THREADS, thread_name_prefix="storage"))
     writing = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="writing"))
-    views = Views(catalog, LocalIndexes(folder.snapshots), snapshot_every=settings.snapshot_every)
+    indexes = await asyncio.to_thread(_indexes, settings, folder, catalog)
+    views = Views(catalog, indexes, snapshot_every=settings.snapshot_every)
     stack.callback(views.close)
     seen = await stack.enter_async_context(
         reader(
@@ -201,6 +203,20 @@ def _importer(product: Product, settings: Settings, recognition: Loaded, detecti
     decides = repr((recognition.manifest.digest, detection.manifest.digest, limits, settings.min_quality, DOMINANT))
     rule = hashlib.sha256(decides.encode()).hexdigest()
     return Worker(product, root, setup, rule=rule, helpers=streams, alone=not product.catalog.shared)
+
+
+def _indexes(settings: Settings, folder: DataFolder, catalog: Catalog) -> Indexes:
+    if settings.index == "local":
+        return LocalIndexes(folder.snapshots)
+    if not settings.milvus:
+        raise SettingsError("VULTUS_INDEX=milvus needs the address of the server in VULTUS_MILVUS")
+    try:
+        # Its client takes a second to import, and only those who asked for it have it.
+        from service.gallery.index.milvus import MilvusIndexes  # noqa: PLC0415
+        from service.gallery.index.milvus_server import MilvusServer  # noqa: PLC0415
+    except ImportError as error:
+        raise SettingsError("VULTUS_INDEX=milvus needs the extra `milvus`: pip install 'vultus[milvus]'") from error
+    return MilvusIndexes(MilvusServer(settings.milvus, settings.milvus_token), catalog)
 
 
 def is_loopback(host: str) -> bool:

@@ -48,6 +48,13 @@ class Settings(BaseSettings):
     secret: Annotated[
         Path | None, Field(description="file of the secret that replicas share; without it the data folder holds one")
     ] = None
+    index: Annotated[
+        Literal["local", "milvus"], Field(description="where galleries are searched: in this process, or by Milvus")
+    ] = "local"
+    milvus: Annotated[
+        str, Field(description="address of the Milvus server or cluster, http://HOST:PORT, or a Milvus Lite file")
+    ] = ""
+    milvus_token: Annotated[str, Field(repr=False, description="user:password or API key for Milvus")] = ""
     models: Annotated[Path, Field(description="folder of the models' manifests and files")] = CHECKOUT / "models"
     host: Annotated[str, Field(description="address to listen on")] = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535, description="port to listen on; 0 takes a free one")] = 8000

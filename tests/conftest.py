@@ -23,8 +23,10 @@ from fastapi import FastAPI
 
 from service.app import create_app
 from service.artifact.store import ModelStore
+from service.errors import FetchError
 from service.recognition.product import Product
 from service.settings import CHECKOUT, Settings
+from tests.milvus_server import Milvus
 from tests.servers import Postgres, postgres
 
 PROBLEM = "application/problem+json"
@@ -175,6 +177,18 @@ def postgres_server() -> Iterator[Postgres]:
     """A PostgreSQL for the whole session."""
     with postgres() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def milvus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Milvus]:
+    """A Milvus server for the whole session."""
+    try:
+        server = Milvus.laid_out(tmp_path_factory.mktemp("milvus") / "server")
+    except FetchError as error:
+        pytest.skip(f"NO MILVUS TO TEST WITH: {error}")
+    server.start()
+    yield server
+    server.kill()
 
 
 @pytest.fixture(scope="session")

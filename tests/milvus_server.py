@@ -18,10 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
-import pytest
 
 from service.artifact.fetch import fetch_wheel
-from service.errors import FetchError
 from tests.servers import free_port
 
 VERSION = "2.3.5"
@@ -102,7 +100,8 @@ class Milvus:
         text = re.sub(r"\{\{(.*?)\}\}", filled, (programs / "config.yaml.template").read_text())
         text = text.replace("endpoints: localhost:", "endpoints: 127.0.0.1:")
         text = re.sub(r"^  ip:.*$", "  ip: 127.0.0.1", text, flags=re.MULTILINE)
-        text = text.replace("  use:\n    embed: true", f"  config:\n    path: {folder}/configs/etcd.yaml\n  use:\n    embed: true")
+        own = f"  config:\n    path: {folder}/configs/etcd.yaml\n"
+        text = text.replace("  use:\n    embed: true", f"{own}  use:\n    embed: true")
         (folder / "configs/milvus.yaml").write_text(text)
         etcd = ETCD.format(folder=folder, client=ports["etcd_port"], peer=free_port())
         (folder / "configs/etcd.yaml").write_text(etcd)
@@ -144,15 +143,3 @@ class Milvus:
             self.process.kill()
             self.process.wait()
             self.process = None
-
-
-@pytest.fixture(scope="session")
-def milvus(tmp_path_factory):
-    """A server for the whole session."""
-    try:
-        server = Milvus.laid_out(tmp_path_factory.mktemp("milvus") / "server")
-    except FetchError as error:
-        pytest.skip(f"NO MILVUS TO TEST WITH: {error}")
-    server.start()
-    yield server
-    server.kill()

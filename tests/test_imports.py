@@ -35,7 +35,7 @@ THEIR_OWN = {
     "http": ({"fastapi", "starlette", "uvicorn"}, {"api", "app", "cli"}),
     "sql": ({"sqlalchemy", "sqlite3", "pg8000"}, {"gallery"}),
     "inference": ({"onnxruntime", "openvino"}, {"vision", "artifact"}),
-    "index": ({"faiss"}, {"gallery"}),
+    "index": ({"faiss", "pymilvus", "grpc"}, {"gallery"}),
     "photos": ({"PIL"}, {"vision", "cli"}),
     "terminal": ({"typer", "rich"}, {"cli"}),
     "settings": ({"pydantic_settings"}, {"settings"}),

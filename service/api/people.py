@@ -86,7 +86,7 @@ async def put_person(
                 keep(tx, 201 if done.created else 200, render.person(done.person))
             product.show(record, done.person.revision)
 
-        await product.written(put)
+        await product.changed(put)
 
     return await write(product, request, body_digest(body), work)
 
@@ -115,7 +115,7 @@ async def patch_person(
                 keep(tx, 200, render.person(changed))
             product.show(record, changed.revision)
 
-        await product.written(patch)
+        await product.changed(patch)
 
     return await write(product, request, body_digest(body), work)
 
@@ -205,7 +205,7 @@ async def remove_face(
                 keep(tx, 200, FaceRemoved(person=person, face=face, revision=done.revision))
             view.catch_up(done.revision)
 
-        await product.written(remove)
+        await product.changed(remove)
 
     return await write(product, request, body_digest(None), work)
 

@@ -1,7 +1,7 @@
 """How far an index that a server keeps has followed a gallery: its mark, which is part of the catalog.
 
-An index in a snapshot carries its own revision. One that is kept elsewhere, and filled by several processes, has it here:
-every change up to the mark is in the index, and maybe later ones.
+An index in a snapshot carries its own revision. One that is kept elsewhere, and filled by several processes, has it
+here: every change up to the mark is in the index, and maybe later ones.
 """
 
 from __future__ import annotations

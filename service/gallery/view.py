@@ -62,6 +62,7 @@ class GalleryView:
         self._closing = threading.Event()
         self._keeper: threading.Thread | None = None
         self._erased = False
+        self._indexes = indexes
         self._index = indexes.of(
             Owner(catalog.id, gallery_pk, gallery.model_digest, gallery.dim), newest=gallery.revision
         )
@@ -107,6 +108,10 @@ class GalleryView:
                 raise StorageError(f"the catalog is at revision {self._revision}, before {at_least}")
             self._keep_if_due()
         return self._revision
+
+    def require_ready(self) -> None:
+        """See `Indexes.require_ready`."""
+        self._indexes.require_ready()
 
     def show(self, revision: int, rows: Rows, embeddings: Embeddings) -> None:
         """Let searches show people who were just committed, without reading them again.

@@ -47,6 +47,10 @@ class Views:
                 self._open[gallery_pk] = view
         return view
 
+    def require_ready(self) -> None:
+        """See `Indexes.require_ready`."""
+        self._indexes.require_ready()
+
     def drop(self, gallery_pk: int) -> None:
         """Forget the view of a deleted gallery, and its snapshot."""
         with self._lock:
@@ -69,3 +73,4 @@ class Views:
             self._open.clear()
         for view in views:
             view.close()
+        self._indexes.close()

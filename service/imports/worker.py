@@ -306,6 +306,7 @@ class Worker:
         limit = product.policy.faces_per_person
 
         def keep() -> None:
+            product.views.require_ready()
             view = product.views.of(gallery.pk)
             alike = None
             if job.request["look_alikes"] == "refuse":

@@ -26,7 +26,7 @@ async def forget(product: Product, gallery: str, person: str, *, remember: Remem
         GalleryNotFoundError: there is no such gallery.
         PersonNotFoundError: there is no such person.
     """
-    return await product.written(lambda: _forget(product, gallery, person, remember))
+    return await product.changed(lambda: _forget(product, gallery, person, remember))
 
 
 async def forget_expired(product: Product) -> int:
@@ -45,7 +45,7 @@ async def forget_expired(product: Product) -> int:
     for gallery, person in await product.stored(overdue):
         # Somebody may have been given more time, or have left, since the list was made.
         with suppress(NotFoundError, _StillWelcomeError):
-            await product.written(partial(_forget, product, gallery, person, None, only_expired=True))
+            await product.changed(partial(_forget, product, gallery, person, None, only_expired=True))
             forgotten += 1
     if forgotten:
         log.info("forgot %d people whose time had passed", forgotten)

@@ -99,6 +99,19 @@ class Product:
         """Run something that changes the catalog, off the event loop, in the order of the calls."""
         return await asyncio.get_running_loop().run_in_executor(self.writing, work)
 
+    async def changed(self, work: Callable[[], Result]) -> Result:
+        """The same for what an index must show: refused before anything is committed where it could not.
+
+        Raises:
+            IndexUnavailableError: the server that keeps the index does not answer.
+        """
+
+        def checked() -> Result:
+            self.views.require_ready()
+            return work()
+
+        return await self.written(checked)
+
     async def gallery(self, name: str) -> tuple[GalleryRecord, GalleryView]:
         """A gallery that this model may search, with its index; the record's revision may be an old one.
 

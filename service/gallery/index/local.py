@@ -108,9 +108,15 @@ class LocalIndexes:
         """See `Indexes.of`."""
         return LocalIndex(owner, self._path(owner.gallery_pk), newest)
 
+    def require_ready(self) -> None:
+        """See `Indexes.require_ready`; memory always answers."""
+
     def drop(self, gallery_pk: int) -> None:
         """See `Indexes.drop`."""
         self._path(gallery_pk).unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """See `Indexes.close`."""
 
     def sweep(self, alive: Collection[int]) -> None:
         """See `Indexes.sweep`."""

@@ -246,7 +246,7 @@ class MilvusIndex:
 
     def _clear(self) -> None:
         """Take out what an index without a mark cannot vouch for."""
-        self._collection.ask(lambda client: client.delete(self._collection.name, filter=self._its, timeout=WRITE_SECONDS))
+        self._collection.delete(self._its)
 
 
 class MilvusIndexes:
@@ -269,6 +269,10 @@ class MilvusIndexes:
         # Names of collections take letters, digits and underscores alone.
         model = hashlib.sha256(owner.model_digest.encode()).hexdigest()[:16]
         return MilvusIndex(owner, self._collection(f"{self._prefix}{model}_{owner.dim}"), self._catalog)
+
+    def require_ready(self) -> None:
+        """See `Indexes.require_ready`."""
+        self._server.collections(self._prefix)
 
     def drop(self, gallery_pk: int) -> None:
         """See `Indexes.drop`; where the server does not answer, the next start's `sweep` does it."""
@@ -293,7 +297,7 @@ class MilvusIndexes:
 
     def _delete(self, which: str) -> None:
         for name in self._server.collections(self._prefix):
-            self._collection(name).ask(lambda client, name=name: client.delete(name, filter=which, timeout=WRITE_SECONDS))
+            self._collection(name).delete(which)
 
 
 def _newest(hits: Any) -> list[tuple[int, float]]:

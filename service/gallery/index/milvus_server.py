@@ -139,6 +139,14 @@ class MilvusCollection:
                     self._loaded_after = failures
         return self._server.ask(work)
 
+    def delete(self, which: str) -> None:
+        """Delete the entries that a filter names.
+
+        Raises:
+            IndexUnavailableError: as in `MilvusServer.ask`.
+        """
+        self.ask(lambda client: client.delete(self.name, filter=which, timeout=WRITE_SECONDS))
+
 
 def _make(client: MilvusClient, name: str, dim: int) -> None:
     schema = MilvusClient.create_schema(auto_id=True, description="vectors of Vultus; can be made again")

@@ -133,8 +133,18 @@ class Indexes(Protocol):
             StorageError: it cannot be read or made.
         """
 
+    def require_ready(self) -> None:
+        """Refuse, before anything is committed, a change that could not be shown.
+
+        Raises:
+            IndexUnavailableError: the indexes are kept by a server that does not answer.
+        """
+
     def drop(self, gallery_pk: int) -> None:
         """Delete what is kept of a gallery."""
+
+    def close(self) -> None:
+        """Let go of everything; called once, after every index was closed."""
 
     def sweep(self, alive: Collection[int]) -> None:
         """Delete what is kept of all galleries but these, and what a crash left behind; called before first use."""

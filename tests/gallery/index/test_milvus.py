@@ -8,13 +8,13 @@ import pytest
 from service.errors import IndexUnavailableError, InvalidEmbeddingError
 from service.gallery import faces, galleries, marks
 from service.gallery.catalog import Catalog
+from service.gallery.changes import since
 from service.gallery.forgetting import forget
 from service.gallery.index.milvus import CHUNK, MOST_MATCHES, MilvusIndexes
 from service.gallery.index.milvus_server import MilvusServer
 from service.gallery.index.protocol import NEVER, NOBODY, Owner
 from service.gallery.view import GalleryView
 from service.identify.fusion import fuse
-from tests.milvus_server import milvus  # noqa: F401 (a fixture)
 
 DIM = 16
 NAMES = (f"gallery-{number}" for number in itertools.count())
@@ -220,6 +220,28 @@ def test_a_view_follows_its_gallery_and_goes_on_from_its_mark(indexes, catalog, 
     again = GalleryView(catalog, owner.gallery_pk, indexes, snapshot_every=1000)
     assert len(again) == 1
     assert again.search(unit(1, 2), 1).scores[0, 0] == pytest.approx(1, abs=1e-5)
+
+
+def test_a_process_that_lags_behind_brings_nobody_back(server, postgres_catalog, template, unit):
+    catalog, _ = postgres_catalog
+    with catalog.write() as tx:
+        gallery = galleries.create(tx, next(NAMES), model="sface", model_digest="sha256:d1", dim=DIM)
+        faces.add(tx, gallery.pk, "anna", [template(1)], limit=9)
+        faces.add(tx, gallery.pk, "bernd", [template(2)], limit=9)
+    with catalog.read() as reading:
+        before = since(reading, gallery.pk, 0)
+    one, other = (MilvusIndexes(server, catalog).of(owner_of(catalog, gallery), newest=1) for _ in range(2))
+    with catalog.write() as tx:
+        forget(tx, gallery.pk, "anna")
+        faces.add(tx, gallery.pk, "bernd", [template(3)], limit=9)
+    one.add(before.rows, before.embeddings)
+    one.keep(2)
+    other.add(before.rows, before.embeddings)
+    assert len(other) == 1
+    matches = other.search(unit(1, 1), 2)
+    assert matches.rows.tolist() == [[before.rows[1], NOBODY]]
+    fused = fuse(np.vstack([unit(1, 2), unit(1, 3)]), np.array([0.7, 0.7], np.float32))
+    assert other.score(fused[None], before.rows[1:])[0, 0] == pytest.approx(1, abs=1e-5)
 
 
 def test_a_server_that_is_not_there_is_said_to_be():
