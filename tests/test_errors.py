@@ -26,6 +26,7 @@ CODES = {
     "gallery_model": (409, "GalleryModelError"),
     "gallery_not_found": (404, "GalleryNotFoundError"),
     "host_not_allowed": (400, "HostNotAllowedError"),
+    "index_unavailable": (503, "IndexUnavailableError"),
     "idempotency_conflict": (422, "IdempotencyConflictError"),
     "idempotency_in_progress": (409, "IdempotencyInProgressError"),
     "import_manifest": (422, "ImportManifestError"),

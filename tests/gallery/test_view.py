@@ -289,7 +289,7 @@ def test_a_snapshot_that_cannot_be_replaced_goes_with_the_person_it_holds(enrol,
         until(lambda: not path.exists())
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert "no snapshot of gallery" in caplog.text
+    until(lambda: "no snapshot of gallery" in caplog.text)
     view.close()
     assert path.exists()
 
