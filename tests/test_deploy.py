@@ -54,7 +54,14 @@ def test_a_script_is_sound_posix_shell(script):
 
 
 @pytest.mark.parametrize(
-    "file", ["docker-compose.yml", "deploy/Dockerfile", "deploy/Caddyfile", *(f"deploy/{name}" for name in SCRIPTS)]
+    "file",
+    [
+        "docker-compose.yml",
+        "deploy/Dockerfile",
+        "deploy/Caddyfile",
+        "deploy/milvus-cluster.yaml",
+        *(f"deploy/{name}" for name in SCRIPTS),
+    ],
 )
 def test_every_setting_that_a_file_names_exists(file):
     named = set(re.findall(r"VULTUS_[A-Z_]+", (CHECKOUT / file).read_text()))
@@ -268,3 +275,10 @@ class TestInstallation:
     def test_a_python_that_is_not_there_is_told(self, install):
         code, said, _ = install("cpu", name="python9")
         assert (code, "python9 was not found" in said) == (1, True)
+
+
+def test_the_milvus_cluster_is_the_milvus_of_the_compose_file_and_asks_who_comes(services):
+    cluster = yaml.safe_load((DEPLOY / "milvus-cluster.yaml").read_text())
+    assert (cluster["kind"], cluster["spec"]["mode"]) == ("Milvus", "cluster")
+    assert cluster["spec"]["components"]["image"] == services["milvus"]["image"]
+    assert cluster["spec"]["config"]["common"]["security"]["authorizationEnabled"] is True

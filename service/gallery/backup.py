@@ -39,8 +39,10 @@ ROWS: Final = 200
 LONGEST_LINE: Final = 1 << 28
 BLOCK: Final = 1 << 20
 
-TABLES: Final[tuple[Table, ...]] = tuple(table for table in schema.metadata.sorted_tables if table is not schema.meta)
-"""In an order in which no row comes before one that it refers to."""
+TABLES: Final[tuple[Table, ...]] = tuple(
+    table for table in schema.metadata.sorted_tables if table not in (schema.meta, schema.marks)
+)
+"""In an order in which no row comes before one that it refers to; what is said of derived indexes is not the truth."""
 
 Row: TypeAlias = dict[str, Any]
 
