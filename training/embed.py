@@ -2,19 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from training.data import decode
+from training.data import Source, decode
 from training.teacher import open_model
 
 Embedder = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 """(n, 112, 112, 3) uint8 RGB crops -> (n, dim) float32 vectors."""
+
+
+class Photos(Protocol):
+    """Encoded photos by number; a list of them, or something that reads them when they are asked for."""
+
+    def __len__(self) -> int:
+        """Number of photos."""
+        ...
+
+    def __getitem__(self, index: int, /) -> bytes:
+        """The bytes of a photo."""
+        ...
+
+
+Model = Callable[[Photos], NDArray[np.float32]]
+"""Encoded photos -> (n, dim) float32 of unit length: a network, a file or a service, behind one call."""
+
+
+class PhotosOf:
+    """The photos of a data set, each read when it is asked for: a million of them need no memory."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: int, /) -> bytes:
+        return self._source.read(index)
 
 
 def of_network(network: nn.Module, device: torch.device | None = None) -> Embedder:
@@ -44,7 +74,7 @@ def of_onnx(path: Path, *, threads: int = 0) -> Embedder:
     return run
 
 
-def embed(embedder: Embedder, photos: Sequence[bytes], *, batch: int = 64, flip: bool = False) -> NDArray[np.float32]:
+def embed(embedder: Embedder, photos: Photos, *, batch: int = 64, flip: bool = False) -> NDArray[np.float32]:
     """Embed encoded photos.
 
     Args:
@@ -55,19 +85,22 @@ def embed(embedder: Embedder, photos: Sequence[bytes], *, batch: int = 64, flip:
             service does.
 
     Returns:
-        (n, dim) float32 of unit length.
+        (n, dim) float32 of unit length; beside them no more than a batch is held.
 
     Raises:
         DataError: a photo cannot be decoded.
     """
-    parts = []
+    embeddings = np.empty((0, 0), np.float32)
     for start in range(0, len(photos), batch):
-        crops = np.stack([np.array(decode(photo)) for photo in photos[start : start + batch]])
+        numbers = range(start, min(start + batch, len(photos)))
+        crops = np.stack([np.array(decode(photos[number])) for number in numbers])
         vectors = unit(embedder(crops))
         if flip:
             vectors = unit(vectors + unit(embedder(np.ascontiguousarray(crops[:, :, ::-1]))))
-        parts.append(vectors)
-    return np.concatenate(parts)
+        if not start:
+            embeddings = np.empty((len(photos), vectors.shape[1]), np.float32)
+        embeddings[start : start + len(vectors)] = vectors
+    return embeddings
 
 
 def unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:

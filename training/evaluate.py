@@ -1,147 +1,145 @@
-"""How good a model is: `python -m training.evaluate MODEL --pairs SET.bin --people FOLDER`.
+"""How good a model is: `python -m training.evaluate MODEL --pairs SET.bin --people FOLDER --ijb ROOT`.
 
-MODEL is a run's folder, one of its checkpoints, or an ONNX file in the product's contract; the code is the same.
-One JSON object a line on stdout: what was measured, on how many pairs or probes, with 95 % intervals. A rate that the
-data cannot vouch for is said to be so, not extrapolated.
+MODEL is a run's folder, one of its checkpoints, an ONNX file in the product's contract, or the URL of a running
+service; the code behind them is the same. One JSON object a line on stdout: what was measured, on how many pairs or
+probes, with 95 % intervals. A rate that the data cannot vouch for is said to be so, not extrapolated.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from service.errors import VultusError
 from training.data import Source, open_source
-from training.embed import Embedder, embed, of_network, of_onnx
-from training.errors import EvaluationError, RateNotSupportedError
-from training.identification import fnir_at_fpir, rank_rates, search
+from training.embed import Model, PhotosOf, embed, of_network, of_onnx
+from training.errors import EvaluationError
+from training.figures import (
+    Curve,
+    Figure,
+    Seen,
+    identification_of_people,
+    retrieval_of,
+    verification,
+    verification_of_people,
+)
+from training.ijb import evaluate_ijb, read_ijb
+from training.plots import plot
 from training.records import PackedPairs
+from training.remote import ServiceModel
 from training.restore import restore
-from training.retrieval import k_means, nmi, retrieval
-from training.verification import pair_scores, paired_accuracy, tar_at_far
+from training.verification import pair_scores
 from training.verification_sets import open_pairs
 
-FARS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
-FPIRS = (1e-1, 1e-2, 1e-3)
-RANKS = (1, 5, 10)
-
-Figure = dict[str, Any]
+KEY = "VULTUS_KEY"
+"""Variable that holds the API key for a running service; a command line would show it to everybody."""
 
 
-def verification_of(vectors: NDArray[np.float32], same: NDArray[np.bool_]) -> Iterator[Figure]:
-    """Accuracy and TARs of packed pairs."""
-    yield {"figure": "accuracy", "value": paired_accuracy(vectors, same), "unit": "%", "pairs": len(same)}
-    scores = pair_scores(vectors, np.arange(len(vectors)).reshape(-1, 2))
-    for far in FARS:
-        try:
-            rate = tar_at_far(scores[same], scores[~same], far)
-        except RateNotSupportedError as error:
-            yield {"figure": "tar", "far": far, "refused": error.detail}
-        else:
-            yield {"figure": "tar", "value": rate.tar, **asdict(rate)}
+def evaluate_pairs(model: Model, pairs: PackedPairs) -> Seen:
+    """Accuracy over ten folds, and TARs, of a verification set."""
+    vectors = model(pairs.photos)
+    yield from verification(pair_scores(vectors, np.arange(len(vectors)).reshape(-1, 2)), pairs.same, folds=True)
 
 
-def identification_of(vectors: NDArray[np.float32], labels: NDArray[np.int64]) -> Iterator[Figure]:
-    """Open-set search in two galleries, as IJB-B and IJB-C have it.
-
-    People with two or more photos are dealt in turn to gallery 1, gallery 2 and the strangers; of an enrolled person
-    the first photo is the template and the others are probes. A stranger is in neither gallery; a person of the other
-    gallery is neither a mate nor a stranger and is left out of the search.
-    """
-    _, person, counts = np.unique(labels, return_inverse=True, return_counts=True)
-    several = np.flatnonzero(counts > 1)
-    group = np.full(len(counts), -1)
-    group[several] = np.arange(len(several)) % 3
-    first = np.zeros(len(labels), np.bool_)
-    first[np.unique(person, return_index=True)[1]] = True
-    for number in (0, 1):
-        gallery = first & (group[person] == number)
-        probes = ((group[person] == number) & ~first) | (group[person] == 2)
-        if not gallery.any() or not (group == 2).any():
-            raise EvaluationError("open-set search needs three people with two photos each, or more")
-        found = search(vectors[probes], person[probes], vectors[gallery], person[gallery])
-        strangers = group[person[probes]] == 2
-        names = {"gallery": number + 1, "enrolled": int(gallery.sum())}
-        for k, value in zip(RANKS, rank_rates(found, RANKS), strict=True):
-            yield {"figure": f"rank{k}", "value": value, **names}
-        for fpir in FPIRS:
-            try:
-                rate = fnir_at_fpir(found, person[probes], strangers, fpir)
-            except RateNotSupportedError as error:
-                yield {"figure": "fnir", "fpir": fpir, "refused": error.detail, **names}
-            else:
-                yield {"figure": "fnir", "value": rate.fnir, **asdict(rate), **names}
-
-
-def retrieval_of(vectors: NDArray[np.float32], labels: NDArray[np.int64]) -> Iterator[Figure]:
-    """Recall@K, R-precision, MAP@R, and NMI of as many clusters as there are people."""
-    found = retrieval(vectors, labels)
-    for k, value in found.recall.items():
-        yield {"figure": f"recall@{k}", "value": value, "queries": found.queries}
-    yield {"figure": "r_precision", "value": found.r_precision, "queries": found.queries}
-    yield {"figure": "map@r", "value": found.map_at_r, "queries": found.queries}
-    clusters = k_means(vectors, len(np.unique(labels)))
-    yield {"figure": "nmi", "value": nmi(labels, clusters), "mean": "arithmetic"}
-
-
-def evaluate(
-    embedder: Embedder, *, pairs: PackedPairs | None = None, people: Source | None = None, flip: bool = False
-) -> Iterator[Figure]:
-    """Everything that can be measured on a verification set and on labelled photos.
+def evaluate_people(model: Model, people: Source, *, queries: int | None = None) -> Seen:
+    """TARs, open-set search and retrieval of labelled photos.
 
     Args:
-        embedder: the model.
-        pairs: a verification set.
-        people: labelled photos.
-        flip: average each crop with its mirror image.
-
-    Yields:
-        One record a figure, with `figure` and `value`, or `refused` and why.
+        model: photos to vectors.
+        people: the photos.
+        queries: photos that are looked for in all others at most; None takes every one.
     """
-    if pairs is not None:
-        yield from verification_of(embed(embedder, pairs.photos, flip=flip), pairs.same)
-    if people is not None:
-        vectors = embed(embedder, [people.read(index) for index in range(len(people))], flip=flip)
-        yield from identification_of(vectors, people.labels)
-        yield from retrieval_of(vectors, people.labels)
+    vectors = model(PhotosOf(people))
+    yield from verification_of_people(vectors, people.labels)
+    yield from identification_of_people(vectors, people.labels)
+    yield from retrieval_of(vectors, people.labels, queries=queries)
 
 
-def open_embedder(path: Path) -> Embedder:
-    """The embedder of an ONNX file, a checkpoint, or a run."""
-    return of_onnx(path) if path.suffix == ".onnx" else of_network(restore(path).network)
+def open_model(name: str, *, flip: bool = False, key: str = "") -> Model:
+    """The model of a URL, an ONNX file, a checkpoint, or a run.
+
+    Args:
+        name: which.
+        flip: average each crop with its mirror image; a service does not.
+        key: API key for a service.
+
+    Raises:
+        EvaluationError: a service was asked to flip.
+    """
+    if "://" in name:
+        if flip:
+            raise EvaluationError("a service embeds photos as they are; --flip is for networks and files")
+        return ServiceModel(name, key)
+    path = Path(name)
+    embedder = of_onnx(path) if path.suffix == ".onnx" else of_network(restore(path).network)
+    return partial(embed, embedder, flip=flip)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m training.evaluate", description="Measure a model.")
-    parser.add_argument("model", type=Path, help="a run's folder, a checkpoint, or an ONNX file")
+    parser = argparse.ArgumentParser(
+        prog="python -m training.evaluate",
+        description="Measure a model.",
+        epilog=f"{KEY} in the environment is the API key (scope embed) for a running service.",
+    )
+    parser.add_argument("model", help="a run's folder, a checkpoint, an ONNX file, or the URL of a running service")
     parser.add_argument("--pairs", type=Path, action="append", default=[], help="a .bin set or LFW's list; repeatable")
     parser.add_argument("--crops", type=Path, help="the crops that a list of pairs names, PERSON/PHOTO.jpg")
     parser.add_argument("--people", type=Path, help="a folder of people, tar shards, or a .rec file")
+    parser.add_argument("--ijb", type=Path, action="append", default=[], help="IJB-B or IJB-C; repeatable")
+    parser.add_argument("--queries", type=int, help="photos looked for among all of --people at most; all by default")
     parser.add_argument("--flip", action="store_true", help="average each crop with its mirror image")
+    parser.add_argument("--out", type=Path, help="folder for the DET curves, as PNG and JSON")
     asked = parser.parse_args(arguments)
     try:
-        if not asked.pairs and asked.people is None:
-            raise EvaluationError("give --pairs, --people, or both")
-        embedder = open_embedder(asked.model)
-        for path in asked.pairs:
-            for figure in evaluate(embedder, pairs=open_pairs(path, asked.crops), flip=asked.flip):
-                sys.stdout.write(json.dumps({"set": path.stem, **figure}) + "\n")
-        if asked.people is not None:
-            for figure in evaluate(embedder, people=open_source(asked.people), flip=asked.flip):
-                sys.stdout.write(json.dumps({"set": asked.people.stem, **figure}) + "\n")
+        if not asked.pairs and asked.people is None and not asked.ijb:
+            raise EvaluationError("give --pairs, --people, --ijb, or several of them")
+        model = open_model(asked.model, flip=asked.flip, key=os.environ.get(KEY, ""))
+        for name, seen in _asked_for(asked, model):
+            _tell(name, _with_refusals(model, seen), asked.out)
     except VultusError as error:
         sys.stderr.write(f"{error.title}: {error.detail}\n")
         return 1
     return 0
+
+
+def _asked_for(asked: argparse.Namespace, model: Model) -> Iterator[tuple[str, Seen]]:
+    for path in asked.pairs:
+        yield path.stem, evaluate_pairs(model, open_pairs(path, asked.crops))
+    if asked.people is not None:
+        yield asked.people.stem, evaluate_people(model, open_source(asked.people), queries=asked.queries)
+    for root in asked.ijb:
+        yield root.name, evaluate_ijb(model, read_ijb(root), aligned=not isinstance(model, ServiceModel))
+
+
+def _with_refusals(model: Model, seen: Seen) -> Seen:
+    """What was measured, and of a service how many photos it saw no face in."""
+    yield from seen
+    if isinstance(model, ServiceModel):
+        reasons: dict[str, int] = {}
+        for _, reason in model.refused:
+            reasons[reason] = reasons.get(reason, 0) + 1
+        yield {"figure": "photos_without_embedding", "value": len(model.refused), "reasons": reasons}
+
+
+def _tell(name: str, seen: Iterable[Figure | Curve], out: Path | None) -> None:
+    """Print each figure when it is known, and keep the curves."""
+    for each in seen:
+        if not isinstance(each, Curve):
+            sys.stdout.write(json.dumps({"set": name, **each}) + "\n")
+            sys.stdout.flush()
+        elif out is not None:
+            out.mkdir(parents=True, exist_ok=True)
+            plot(out / f"{name}-{each.name}.png", each.x, each.y, labels=each.labels, logarithmic=True)
+            points = {"labels": each.labels, "x": each.x.tolist(), "y": each.y.tolist()}
+            (out / f"{name}-{each.name}.json").write_text(json.dumps(points) + "\n", "utf-8")
 
 
 if __name__ == "__main__":

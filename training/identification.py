@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,39 @@ from training.errors import EvaluationError, RateNotSupportedError
 
 Vectors = NDArray[np.float32]
 People = NDArray[np.integer]
+PROBES = 1024
+"""Probes searched at a time."""
+
+
+class Table(Protocol):
+    """Vectors by number: an array, or some rows of one."""
+
+    def __len__(self) -> int:
+        """Number of vectors."""
+        ...
+
+    def __getitem__(self, which: NDArray[np.intp], /) -> Vectors:
+        """The vectors of these numbers."""
+        ...
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Some rows of an array, gathered where they are asked for: probes and galleries of a million need no copies.
+
+    Attributes:
+        vectors: (n, dim).
+        numbers: (k,) the rows.
+    """
+
+    vectors: Vectors
+    numbers: NDArray[np.intp]
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, which: NDArray[np.intp], /) -> Vectors:
+        return self.vectors[self.numbers[which]]
 
 
 @dataclass(frozen=True)
@@ -37,7 +71,7 @@ class Search:
     rank: NDArray[np.int64]
 
 
-def search(probes: Vectors, people: People, gallery: Vectors, owners: People, *, block: int = 65_536) -> Search:
+def search(probes: Table, people: People, gallery: Table, owners: People, *, block: int = 65_536) -> Search:
     """Search every probe in a gallery; a person's similarity is that of the best of its templates.
 
     Args:
@@ -61,15 +95,20 @@ def search(probes: Vectors, people: People, gallery: Vectors, owners: People, *,
     best_person = np.full(len(probes), -1, names.dtype)
     mate = np.full(len(probes), -np.inf, np.float32)
     before = np.zeros(len(probes), np.int64)
-    spans = _spans(ends, block)
-    for low, high in spans:  # first the mates, which the ranks are counted against
-        here = np.flatnonzero(enrolled & (place >= low) & (place < high))
-        if len(here):
-            scores = _by_person(probes[here], gallery, order, starts, ends, low, high)
-            mate[here] = scores[np.arange(len(here)), place[here] - low]
-    for low, high in spans:
-        for rows in np.array_split(np.arange(len(probes)), max(1, len(probes) // 1024)):
-            scores = _by_person(probes[rows], gallery, order, starts, ends, low, high)
+    at = np.flatnonzero(enrolled)
+    at = at[np.argsort(place[at], kind="stable")]
+    for start in range(0, len(at), PROBES):  # first the mates, which the ranks are counted against
+        rows = at[start : start + PROBES]
+        for low, high in _spans(ends, block, int(place[rows[0]]), int(place[rows[-1]]) + 1):
+            here = rows[(place[rows] >= low) & (place[rows] < high)]
+            if len(here):
+                scores = _by_person(probes[here], gallery, order, starts, ends, low, high)
+                mate[here] = scores[np.arange(len(here)), place[here] - low]
+    for low, high in _spans(ends, block, 0, len(names)):
+        templates = gallery[order[starts[low] : ends[high - 1]]]
+        for start in range(0, len(probes), PROBES):
+            rows = np.arange(start, min(start + PROBES, len(probes)))
+            scores = np.maximum.reduceat(probes[rows] @ templates.T, starts[low:high] - starts[low], axis=1)
             first = scores.argmax(axis=1)
             top = scores[np.arange(len(rows)), first]
             better = top > best[rows]
@@ -80,19 +119,19 @@ def search(probes: Vectors, people: People, gallery: Vectors, owners: People, *,
     return Search(best, best_person, mate, np.where(enrolled, before + 1, 0))
 
 
-def _spans(ends: NDArray[np.intp], block: int) -> list[tuple[int, int]]:
-    """Ranges of people whose templates together are about a block."""
-    spans, low, start = [], 0, 0
-    for person, end in enumerate(ends):
-        if end - start >= block or person == len(ends) - 1:
+def _spans(ends: NDArray[np.intp], block: int, first: int, last: int) -> list[tuple[int, int]]:
+    """Ranges of the people `first` to `last` (exclusive) whose templates together are about a block."""
+    spans, low, start = [], first, int(ends[first - 1]) if first else 0
+    for person in range(first, last):
+        if ends[person] - start >= block or person == last - 1:
             spans.append((low, person + 1))
-            low, start = person + 1, int(end)
+            low, start = person + 1, int(ends[person])
     return spans
 
 
 def _by_person(
     probes: Vectors,
-    gallery: Vectors,
+    gallery: Table,
     order: NDArray[np.intp],
     starts: NDArray[np.intp],
     ends: NDArray[np.intp],

@@ -13,10 +13,11 @@ from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
+
+from training.plots import plot
 
 
 class Journal:
@@ -77,9 +78,9 @@ class Journal:
             points = [(line["step"], line[name]) for line in lines if line["kind"] == kind and name in line]
             if points:
                 x, y = np.array(points).T
-                _draw(self.folder / f"{name}.png", x, y, labels=("step", name), logarithmic=False)
+                plot(self.folder / f"{name}.png", x, y, labels=("step", name), logarithmic=False)
         if det is not None:
-            _draw(self.folder / "det.png", *det, labels=("false-match rate", "false-non-match rate"), logarithmic=True)
+            plot(self.folder / "det.png", *det, labels=("false-match rate", "false-non-match rate"), logarithmic=True)
 
     def _path(self) -> Path:
         return self.folder / "log.jsonl"
@@ -95,18 +96,3 @@ class Journal:
             except json.JSONDecodeError:
                 break
         return found
-
-
-def _draw(
-    path: Path, x: NDArray[np.float64], y: NDArray[np.float64], *, labels: tuple[str, str], logarithmic: bool
-) -> None:
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
-    axes = figure.add_subplot()
-    axes.plot(x, y)
-    if logarithmic:
-        axes.set_xscale("log")
-        axes.set_yscale("symlog", linthresh=1e-4)
-    axes.set_xlabel(labels[0])
-    axes.set_ylabel(labels[1])
-    axes.grid(visible=True, alpha=0.3)
-    figure.savefig(path, dpi=120)

@@ -31,7 +31,7 @@ from service.vision.align import align
 from service.vision.decode import decode
 from service.vision.detect import Detector
 from training.data import Folder
-from training.embed import embed, of_onnx, unit
+from training.embed import PhotosOf, embed, of_onnx, unit
 from training.errors import DataError
 
 LIMITS = {"max_bytes": 1 << 28, "max_pixels": 200_000_000}
@@ -92,12 +92,12 @@ def prepare(
     noted = cut(photos, crops, store, threads=threads)
     embedder = of_onnx(store.file(store.manifest("sface")), threads=threads)
     found = Folder(crops, threads=threads)
-    vectors = embed(embedder, [found.read(index) for index in range(len(found))])
+    vectors = embed(embedder, PhotosOf(found))
     names = [str(path.relative_to(crops)) for path in found.paths]
     evaluated = []
     if evaluation is not None:
         others = Folder(evaluation, threads=threads)
-        theirs = embed(embedder, [others.read(index) for index in range(len(others))])
+        theirs = embed(embedder, PhotosOf(others))
         evaluated = shared_people(found, vectors, others, theirs)
     shared = [(str(Path(path).relative_to(crops)), "another person's photo") for path in found.report.shared]
     prepared = Prepared(
