@@ -1,8 +1,10 @@
 """Crops out of real photos (the ORL faces), and what spoils a data set."""
 
 import json
+import resource
 import shutil
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -11,6 +13,7 @@ from service.settings import CHECKOUT
 from tests.faces import orl
 from training.data import open_source
 from training.errors import DataError
+from training.lookover import copies
 from training.prepare import prepare
 
 STORE = ModelStore(CHECKOUT / "models")
@@ -89,5 +92,104 @@ def test_what_is_listed_is_removed_on_request(made, tmp_path):
 
 
 def test_a_folder_without_photos_is_refused(tmp_path):
-    with pytest.raises(DataError, match="holds no PERSON/PHOTO"):
-        prepare(tmp_path, tmp_path / "crops", STORE, threads=1)
+    (tmp_path / "photos" / "someone").mkdir(parents=True)
+    with pytest.raises(DataError, match="holds no PERSON/PHOTO and no PHOTO"):
+        prepare(tmp_path / "photos", tmp_path / "crops", STORE, threads=1)
+    with pytest.raises(DataError, match="there is no folder"):
+        prepare(tmp_path / "nowhere", tmp_path / "crops", STORE, threads=1)
+
+
+def test_a_line_that_a_kill_cut_short_is_worked_on_again(made, tmp_path):
+    root, found = made
+    shutil.copytree(root / "crops", tmp_path / "crops")
+    journal = tmp_path / "crops" / ".done.jsonl"
+    journal.write_bytes(journal.read_bytes()[:-40])
+    prepare(root / "people", tmp_path / "crops", STORE, threads=1)
+    lines = [json.loads(line) for line in journal.read_text().splitlines()]
+    assert len(lines) == len({name for name, *_ in lines}) == found.crops + 2
+
+
+def test_a_full_disk_is_said_and_a_second_start_goes_on(made, tmp_path):
+    root, _ = made
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1500, hard))  # no file may grow beyond it, as on a full disk
+    try:
+        with pytest.raises(DataError, match="cannot be written, those that are there are kept"):
+            prepare(root / "test", tmp_path / "crops", STORE, threads=1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert prepare(root / "test", tmp_path / "crops", STORE, threads=1).crops == 2
+
+
+# --- raw photos ---
+
+
+@pytest.fixture(scope="module")
+def raw(made, tmp_path_factory):
+    """Photos in no person's folder: one of two faces, one copy, one without a face; s3 is in the evaluation set."""
+    root = tmp_path_factory.mktemp("raw")
+    folder = root / "photos"
+    folder.mkdir()
+    shutil.copy(orl() / "s5" / "1.pgm", folder / "a.pgm")
+    shutil.copy(orl() / "s3" / "8.pgm", folder / "b.pgm")
+    with Image.open(orl() / "s5" / "1.pgm") as image:
+        image.resize((184, 224)).save(folder / "again.jpg", quality=60)
+    both = Image.new("L", (184, 112))
+    for place, name in enumerate(("s7/1.pgm", "s8/1.pgm")):
+        with Image.open(orl() / name) as image:
+            both.paste(image, (92 * place, 0))
+    both.save(folder / "two.png")
+    Image.new("RGB", (200, 200), (90, 120, 90)).save(folder / "meadow.jpg")
+    return root, prepare(folder, root / "crops", STORE, evaluation=made[0] / "test-crops", threads=1)
+
+
+def test_every_face_of_a_raw_photo_becomes_a_crop_without_a_label(raw):
+    root, found = raw
+    crops = open_source(root / "crops")
+    assert crops.people == ["unlabelled"]
+    assert not found.labelled
+    names = {path.name for path in crops.paths}
+    assert names == {"a.pgm.1.jpg", "again.jpg.1.jpg", "b.pgm.1.jpg", "two.png.1.jpg", "two.png.2.jpg"}
+    assert [name for name, _ in found.refused] == ["meadow.jpg"]
+
+
+def test_copies_and_faces_of_the_evaluation_set_are_listed_among_raw_photos_too(raw):
+    _, found = raw
+    assert found.copies == [("unlabelled/again.jpg.1.jpg", "unlabelled/a.pgm.1.jpg")]
+    assert [(mine, theirs) for mine, theirs, _ in found.evaluated] == [("unlabelled/b.pgm.1.jpg", "someone")]
+    assert found.disagreeing == []
+
+
+def test_photos_beside_folders_of_people_are_refused(made, tmp_path):
+    shutil.copytree(made[0] / "test", tmp_path / "photos")
+    shutil.copy(orl() / "s5" / "1.pgm", tmp_path / "photos" / "stray.pgm")
+    with pytest.raises(DataError, match=r"beside them, 1 files such as stray\.pgm"):
+        prepare(tmp_path / "photos", tmp_path / "crops", STORE, threads=1)
+
+
+# --- looking over ---
+
+
+def looks_of(*photos):
+    return {f"p{number}/x.jpg": bytes(photo.astype(np.uint8)).hex() for number, photo in enumerate(photos)}
+
+
+def test_copies_are_those_that_a_comparison_of_all_with_all_finds():
+    random = np.random.default_rng(0)
+    base = random.integers(20, 230, (40, 256))
+    near = base[:15] + random.integers(-2, 3, (15, 256))
+    far = base[15:25] + random.integers(-9, 10, (10, 256))
+    looks = looks_of(*np.concatenate([base, near, far, base[:3]]))
+    pixels = {name: np.frombuffer(bytes.fromhex(look), np.uint8).astype(int) for name, look in looks.items()}
+    expected = {
+        name
+        for name, its in pixels.items()
+        if any(np.abs(its - theirs).mean() < 2 for other, theirs in pixels.items() if other < name)
+    }
+    assert {name for name, _ in copies(looks)} == expected
+    assert len(expected) == 18
+
+
+def test_a_photo_that_two_people_have_in_two_sizes_is_listed():
+    photo = np.random.default_rng(1).integers(20, 230, 256)
+    assert copies(looks_of(photo, photo + 1)) == [("p1/x.jpg", "p0/x.jpg")]

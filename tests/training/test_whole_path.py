@@ -36,7 +36,7 @@ def test_photos_of_people_become_a_model_that_the_service_identifies_with(tmp_pa
 
     laptop = CHECKOUT / "training" / "configs" / "laptop.toml"
     changes = [f"data.train=['{tmp_path / 'crops'}']", f"run.folder={tmp_path / 'run'}", "data.workers=0"]
-    train(load(laptop, [*changes, "network.dim=32", "run.batch=16", "run.epochs=8", "optimiser.rate=0.05"]))
+    train(load(laptop, [*changes, "network.dim=32", "run.batch=16", "run.epochs=14", "optimiser.rate=0.05"]))
 
     assert recall(tmp_path / "run", tmp_path / "crops") > 0.3  # guessing gives 0.1
 
@@ -58,6 +58,7 @@ def test_photos_of_people_become_a_model_that_the_service_identifies_with(tmp_pa
             gallery.enrolled(f"s{person}", *(orl_photo(person, photo) for photo in range(1, 5)))
         first = []
         for person in range(1, 9):
-            (face,) = gallery.identify(orl_photo(person, 9)).json()["faces"]
-            first.append(face["candidates"][0]["person"] == f"s{person}")
-        assert sum(first) >= 3  # guessing gives 1
+            for photo in range(7, 11):  # none of which the network has seen
+                (face,) = gallery.identify(orl_photo(person, photo)).json()["faces"]
+                first.append(face["candidates"][0]["person"] == f"s{person}")
+        assert sum(first) >= 9  # guessing gives 4 of 32
