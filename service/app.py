@@ -18,7 +18,7 @@ from typing import Any, Final
 from fastapi import FastAPI
 
 from service import __version__
-from service.api import documentation, faces, galleries, imports, operation, people, problems, visits
+from service.api import calibration, documentation, faces, galleries, imports, operation, people, problems, visits
 from service.api.access import Access
 from service.api.metrics import Metrics
 from service.api.middleware import Envelope, OwnNames
@@ -41,10 +41,12 @@ from service.imports.paths import Root
 from service.imports.sight import Setup
 from service.imports.worker import Worker
 from service.recognition.asked import Asked
+from service.recognition.calibrated import Calibrated
 from service.recognition.expectations import Expectations
 from service.recognition.forget import forget_expired
 from service.recognition.keeping import Kept, Wanted, keep
 from service.recognition.known import KnownGalleries
+from service.recognition.own import measure_due
 from service.recognition.portrait import DOMINANT
 from service.recognition.product import Policy, Product, calibration_of
 from service.recognition.visits import forget_old
@@ -92,7 +94,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.settings = settings
     app.state.metrics = Metrics()
     problems.install(app)
-    for part in (galleries, people, faces, visits, imports, operation):
+    for part in (galleries, people, faces, visits, calibration, imports, operation):
         app.include_router(part.router)
     documentation.complete(app)
     if is_loopback(settings.host):
@@ -154,16 +156,16 @@ async def _open(app: FastAPI, settings: Settings, stack: AsyncExitStack) -> Prod
         shape=lambda wanted: wanted.gallery.pk,
     )
     await stack.enter_async_context(keeping)
-    calibration, history = calibration_of(recognition.manifest), CatalogVisits()
+    calibrated, history = Calibrated(calibration_of(recognition.manifest)), CatalogVisits()
     product = Product(
         model=recognition.manifest,
-        calibration=calibration,
+        calibrated=calibrated,
         reader=seen,
         catalog=catalog,
         views=views,
         known=KnownGalleries(),
         visits=history,
-        expectations=Expectations(catalog, history, calibration, Habits(), Gravity()),
+        expectations=Expectations(catalog, history, calibrated, Habits(), Gravity()),
         asked=Asked(),
         claims=Claims(),
         storage=storage,
@@ -186,6 +188,8 @@ async def _open(app: FastAPI, settings: Settings, stack: AsyncExitStack) -> Prod
         stack.push_async_callback(asyncio.to_thread, importer.stop)
     expiry = asyncio.create_task(_forget_expired(product, settings.import_days), name="expiry")
     stack.push_async_callback(_stop, expiry)
+    measuring = asyncio.create_task(_measure_grown(product, settings.measure_growth), name="measuring")
+    stack.push_async_callback(_stop, measuring)
     return product
 
 
@@ -275,6 +279,16 @@ def _open_views(product: Product) -> None:
         if found.next is None:
             return
         after = found.next
+
+
+async def _measure_grown(product: Product, growth: float) -> None:
+    """Measure galleries again that have grown, one at a time and resting as long as it works."""
+    while growth:
+        await asyncio.sleep(EXPIRY_SECONDS)
+        try:
+            await asyncio.to_thread(measure_due, product, growth, rest=1.0)
+        except VultusError as error:
+            log.warning("a gallery could not be measured on its own people: %s", error.detail)
 
 
 async def _forget_expired(product: Product, import_days: int) -> None:

@@ -85,7 +85,11 @@ class Settings(BaseSettings):
     fmr: Annotated[float, Field(gt=0, lt=1, description="target false-match rate of verify")] = 1e-5
     certainty: Annotated[
         float, Field(gt=0, lt=1, description="least posterior of a match where a context has a say")
-    ] = 0.99
+    ] = 0.5
+    measure_growth: Annotated[
+        float,
+        Field(ge=0, le=100, description="growth after which a gallery is measured on its own; 0 for never"),
+    ] = 0.25
     visit_days: Annotated[int, Field(ge=1, le=3650, description="days for which a confirmed visit is kept")] = 400
     snapshot_every: Annotated[int, Field(ge=1, description="revisions after which a snapshot is written")] = 5_000
     key: Annotated[str, Field(repr=False, description="API key that the command line sends to a service")] = ""

@@ -695,6 +695,60 @@ class HabitsOut(BaseModel):
     habits: dict[str, float]
 
 
+class CalibrationTierOut(BaseModel):
+    """What the scores of pairs of two people mean, everywhere (`all`) or among neighbours (`near`).
+
+    Thresholds carry the ends of a 95 % interval; a rate under `least_fmr` is not vouched for. `doubles` are pairs left
+    out because they look like one person enrolled twice. `figures` are points to plot, given when it is measured.
+    """
+
+    pairs: int
+    doubles: int
+    least_fmr: float
+    cllr: float | None
+    min_cllr: float | None
+    fmr: list[float]
+    thresholds: list[float]
+    thresholds_low: list[float]
+    thresholds_high: list[float]
+    fnmr: list[float]
+    figures: dict[str, Any] | None = None
+
+
+class CalibrationOut(BaseModel):
+    """A gallery measured on its own people."""
+
+    model_config = _example(
+        {
+            "version": 3,
+            "revision": 1204,
+            "people": 1100,
+            "made_at": "2026-01-02T03:04:05Z",
+            "tiers": {
+                "all": {
+                    "pairs": 604450,
+                    "doubles": 0,
+                    "least_fmr": 5e-6,
+                    "cllr": 0.03,
+                    "min_cllr": 0.028,
+                    "fmr": [0.5, 5e-6],
+                    "thresholds": [0.08, 0.49],
+                    "thresholds_low": [0.08, 0.47],
+                    "thresholds_high": [0.081, 0.51],
+                    "fnmr": [0.0, 0.06],
+                    "figures": None,
+                }
+            },
+        }
+    )
+
+    version: int
+    revision: int
+    people: int
+    made_at: datetime
+    tiers: dict[str, CalibrationTierOut]
+
+
 # --- models and health ---
 
 

@@ -124,8 +124,6 @@ class CalibrationRecord(_Record):
     knots: tuple[float, ...] = ()
     llrs: tuple[float, ...] = ()
     tail: tuple[float, ...] = ()
-    quality_slope: float = 0.0
-    quality_centre: float = 0.0
     mates: tuple[float, ...] = ()
     cllr: float | None = None
     min_cllr: float | None = None

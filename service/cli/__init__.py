@@ -20,7 +20,6 @@ from service.cli import (
     enroll,
     forget,
     galleries,
-    habits,
     identify,
     index,
     keys,
@@ -69,7 +68,6 @@ app.command("verify")(verify.verify)
 app.command("forget")(forget.forget)
 app.add_typer(models.app, name="models")
 app.command("calibrate")(calibrate.calibrate)
-app.command("habits")(habits.habits)
 app.add_typer(keys.app, name="keys")
 app.command("backup")(backup.backup)
 app.command("restore")(backup.restore)

@@ -1,16 +1,25 @@
-"""`vultus calibrate`: measure what a model's cosines mean, and keep it in the manifest."""
+"""`vultus calibrate`: measure what cosines mean, for a model or for a gallery, and who may be expected where.
+
+calibrate MODEL FOLDER              a model, on labelled photos
+calibrate MODEL --gallery GALLERY   a model, on a gallery's people who have several faces
+calibrate --gallery GALLERY         a gallery, on its own people
+calibrate --gallery GALLERY --prior the prior of a gallery, on its visits
+"""
 
 from __future__ import annotations
 
 import asyncio
 import os
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from service.cli.connection import AsJson, run
+from service.cli.connection import AsJson, Url, connect, path, run
+from service.cli.plots import plot
 from service.cli.terminal import note, print_json, print_table, progress, say
+from service.errors import InvalidRequestError
 
 if TYPE_CHECKING:
     from service.artifact.manifest import CalibrationRecord, Manifest
@@ -23,12 +32,79 @@ LARGEST_PHOTO = 1 << 30
 
 
 def calibrate(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A recognition model, as `models list` shows it.")],
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A folder of people, a folder of photos each.")],
+    model: Annotated[
+        str | None, typer.Argument(metavar="[MODEL]", help="A recognition model, as `models list` shows it.")
+    ] = None,
+    folder: Annotated[
+        Path | None, typer.Argument(metavar="[FOLDER]", help="A folder of people, a folder of photos each.")
+    ] = None,
+    gallery: Annotated[str | None, typer.Option(help="A gallery: to be measured, or to measure the model on.")] = None,
+    prior: Annotated[bool, typer.Option("--prior", help="Fit the gallery's prior to its visits instead.")] = False,
+    plots: Annotated[Path | None, typer.Option(help="Plot histograms, DET and reliability into this folder.")] = None,
     data: Annotated[str | None, typer.Option(help="What the photos are, in a few words, for the manifest.")] = None,
+    url: Url = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure error rates and thresholds on labelled photos; a service that runs takes them up at its next start."""
+    """Measure error rates and thresholds: of a model on labelled photos, or of a gallery on its own people."""
+    if gallery is not None and prior and model is None:
+        _habits(gallery, url, as_json)
+    elif gallery is not None and not prior and model is None:
+        _gallery(gallery, plots, url, as_json)
+    elif model is not None and not prior and (folder is None) != (gallery is None):
+        _model(model, folder, gallery, plots, data, as_json)
+    else:
+        raise InvalidRequestError(
+            "say one of: calibrate MODEL FOLDER, calibrate MODEL --gallery GALLERY, calibrate --gallery GALLERY, "
+            "calibrate --gallery GALLERY --prior"
+        )
+
+
+def _habits(gallery: str, url: str | None, as_json: bool) -> None:
+    answer = _send(url, "POST", path("galleries", gallery, "habits"))
+    if as_json:
+        print_json(answer)
+        return
+    say(
+        f"{answer['visits']} visits held out: the history tells {answer['bits']:.2f} bits of each, "
+        f"{answer['bits_before']:.2f} before"
+    )
+    print_table(("parameter", "value"), [(name, f"{value:g}") for name, value in answer["habits"].items()], empty="")
+
+
+def _gallery(gallery: str, plots: Path | None, url: str | None, as_json: bool) -> None:
+    answer = _send(url, "POST", path("galleries", gallery, "calibration"))
+    if plots is not None:
+        for name, tier in answer["tiers"].items():
+            plot(plots, f"{gallery}-{name}", tier["figures"])
+    if as_json:
+        print_json(answer)
+        return
+    say(f"Version {answer['version']} of {gallery}, {answer['people']:,} people")
+    for name, tier in answer["tiers"].items():
+        say(
+            f"{'Everybody' if name == 'all' else 'Neighbours'}: {tier['pairs']:,} pairs of two people, "
+            f"{tier['doubles']} left out as one person twice; good for rates from {tier['least_fmr']:.1e}"
+        )
+        lines = zip(tier["fmr"], tier["thresholds"], tier["thresholds_low"], tier["thresholds_high"], strict=True)
+        rows = [
+            (f"{fmr:.1e}", f"{threshold:.3f}", f"{low:.3f} to {high:.3f}")
+            for fmr, threshold, low, high in lines
+            if fmr <= 2e-2
+        ]
+        print_table(("FMR", "threshold", "95 % interval"), [*rows], empty="")
+
+
+def _send(url: str | None, method: str, where: str) -> dict[str, Any]:
+    async def work() -> dict[str, Any]:
+        async with connect(url) as service:
+            return await service.send(method, where)
+
+    return run(work())
+
+
+def _model(
+    model: str, folder: Path | None, gallery: str | None, plots: Path | None, data: str | None, as_json: bool
+) -> None:
     from service.artifact.files import write_atomic  # noqa: PLC0415 - a fast start of the other commands
     from service.artifact.manifest import manifest_text  # noqa: PLC0415 - the same
     from service.artifact.store import ModelStore  # noqa: PLC0415 - the same
@@ -40,16 +116,39 @@ def calibrate(
     store = ModelStore(settings.models)
     manifest = store.manifest(model)
     _ = manifest.dim
-    labelled = run(_labelled(settings, store, manifest, folder))
-    for path, reason in labelled.skipped.items():
-        note(f"skipped {path}: {reason}")
-    record = calibrating.calibrate(labelled, data=data or f"photos in {folder.name}")
+    if folder is not None:
+        labelled, told = run(_labelled(settings, store, manifest, folder)), f"photos in {folder.name}"
+    else:
+        labelled, told = _templates(settings, manifest, str(gallery)), f"templates of gallery {gallery}"
+    for file, reason in labelled.skipped.items():
+        note(f"skipped {file}: {reason}")
+    record, figures = calibrating.calibrate(labelled, data=data or told)
     changed = manifest.model_copy(update={"calibration": record})
     write_atomic(store.folder / model / "manifest.json", manifest_text(changed).encode())
+    if plots is not None:
+        plot(plots, model, asdict(figures))
     if as_json:
         print_json(record.model_dump())
     else:
         _print(record, manifest)
+
+
+def _templates(settings: Settings, manifest: Manifest, gallery: str) -> Labelled:
+    """The faces of a gallery's people who have several; no service may run on the data folder meanwhile."""
+    from service.gallery.catalog import Catalog  # noqa: PLC0415 - a fast start of the other commands
+    from service.gallery.folder import DataFolder  # noqa: PLC0415 - the same
+    from service.identify.fusion import fuse  # noqa: PLC0415 - the same
+    from service.recognition.calibrate import templates_of  # noqa: PLC0415 - the same
+
+    folder = DataFolder.open(settings.data, secret=settings.secret)
+    try:
+        catalog = Catalog.open(settings.catalog or folder.catalog, secret=folder.secret, fuse=fuse)
+        try:
+            return templates_of(catalog, gallery, manifest)
+        finally:
+            catalog.close()
+    finally:
+        folder.close()
 
 
 async def _labelled(settings: Settings, store: ModelStore, manifest: Manifest, folder: Path) -> Labelled:

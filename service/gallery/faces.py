@@ -12,7 +12,7 @@ from sqlalchemy import bindparam, insert, select, update
 from service.errors import FaceNotFoundError, GalleryFullError, PersonNotFoundError
 from service.gallery import galleries, people
 from service.gallery.catalog import Reading, WriteTransaction
-from service.gallery.embeddings import Embeddings, checked, from_bytes, to_bytes, vector_from_bytes
+from service.gallery.embeddings import Embeddings, Rows, checked, from_bytes, to_bytes, vector_from_bytes
 from service.gallery.records import GalleryRecord, NewTemplate, PersonFields, PersonRecord, TemplateRecord, columns
 from service.gallery.schema import people as people_table
 from service.gallery.schema import templates
@@ -266,3 +266,16 @@ def _fuse(
     fused_vector = tx.fuse(np.stack(embeddings), np.array(quality, dtype=np.float32))
     vector: Embeddings = checked(fused_vector[np.newaxis], dim)[0]
     return vector
+
+
+def of_several(reading: Reading, gallery_pk: int, dim: int, *, most: int) -> tuple[Rows, Embeddings]:
+    """The templates of people who have two or more: whose each is, (n,), and the vectors, (n, dim)."""
+    query = (
+        select(templates.c.person_pk, templates.c.embedding)
+        .join_from(templates, people_table, templates.c.person_pk == people_table.c.pk)
+        .where(templates.c.gallery_pk == gallery_pk, people_table.c.faces > 1)
+        .order_by(templates.c.person_pk, templates.c.pk)
+        .limit(most)
+    )
+    found = reading.connection.execute(query).all()
+    return np.array([row.person_pk for row in found], np.int64), from_bytes((row.embedding for row in found), dim)

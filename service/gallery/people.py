@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+import numpy as np
 from sqlalchemy import bindparam, insert, select, update
 
 from service.errors import PersonNotFoundError
 from service.gallery.catalog import Reading, WriteTransaction
-from service.gallery.embeddings import Embeddings, to_bytes
+from service.gallery.embeddings import Embeddings, Rows, from_bytes, to_bytes
 from service.gallery.records import Page, PersonChanges, PersonFields, PersonRecord, columns
 from service.gallery.schema import departures, people
 
@@ -188,6 +189,18 @@ def homes_since(reading: Reading, gallery_pk: int, after: int) -> list[tuple[int
         people.c.gallery_pk == gallery_pk, people.c.revision > after
     )
     return [(int(pk), region, bool(found)) for pk, region, found in reading.connection.execute(query)]
+
+
+def vectors_after(reading: Reading, gallery_pk: int, after: int, *, dim: int, limit: int) -> tuple[Rows, Embeddings]:
+    """The next people who have a face, by their key: keys, (n,), and fused vectors, (n, dim); n is 0 at the end."""
+    query = (
+        select(people.c.pk, people.c.fused)
+        .where(people.c.gallery_pk == gallery_pk, people.c.pk > after, people.c.fused.is_not(None))
+        .order_by(people.c.pk)
+        .limit(limit)
+    )
+    found = reading.connection.execute(query).all()
+    return np.array([row.pk for row in found], np.int64), from_bytes((row.fused for row in found), dim)
 
 
 def left_since(reading: Reading, gallery_pk: int, after: int) -> list[int]:

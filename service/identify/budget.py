@@ -120,9 +120,11 @@ class Budget:
         """The floor of anybody from afar."""
         return _least(self.scales.far, self.floors.fmr)
 
-    def llrs(self, rows: Rows, similarities: Numbers) -> Numbers:
-        """The log-likelihood ratio of each, (k,)."""
-        return np.where(self.near(rows), self.scales.near.llr(similarities), self.scales.far.llr(similarities))
+    def llrs(self, near: NDArray[np.bool_], similarities: Numbers) -> Numbers:
+        """The log-likelihood ratio of each, (k,), given who counts as near."""
+        if self.scales.near is self.scales.far:
+            return self.scales.far.llr(similarities)
+        return np.where(near, self.scales.near.llr(similarities), self.scales.far.llr(similarities))
 
 
 def floors(alpha: float, people: int, vouched: Rows | None = None) -> Floors:

@@ -2,8 +2,7 @@
 
 Fitted on the cosines of labelled pairs, mated (one person) and impostor (two people), in this order:
 
-    regression  LLR(s, q) = a + b s + c q, q the lesser quality of the two faces; c / b turns quality into a shift of
-                the cosine, and everything after it is about shifted cosines alone
+    regression  LLR(s) = a + b s, all that few pairs support
     body        PAV up to the start of the tail: the best rising LLR whatever the true curve looks like
     tail        a generalised Pareto above the 99.9 % quantile of the impostors, for thresholds and LLR alike; a gallery
                 that has compared billions of pairs adds a second one, further out (`deepen`)
@@ -71,8 +70,6 @@ class Calibration:
         knots: cosines, rising, between which the LLR is linear; empty where a + b s is all that the data supports.
         llrs: the LLR at each of them, rising.
         tail: centre, start, share, shape and scale of the impostors' tail; empty where there are too few.
-        quality_slope: c.
-        quality_centre: the mean quality of the pairs, at which cosines are not shifted.
         mates: quantiles of the mated cosines, evenly from the least to the greatest.
         cllr: cost of the LLRs on the pairs of the fit, in bits,
         min_cllr: and the least that any rising LLR reaches there.
@@ -92,8 +89,6 @@ class Calibration:
     knots: tuple[float, ...] = ()
     llrs: tuple[float, ...] = ()
     tail: tuple[float, ...] = ()
-    quality_slope: float = 0.0
-    quality_centre: float = 0.0
     mates: tuple[float, ...] = ()
     cllr: float | None = None
     min_cllr: float | None = None
@@ -102,11 +97,6 @@ class Calibration:
     def least_fmr(self) -> float:
         """The lowest false-match rate that the data can vouch for."""
         return RULE_OF_THREE / self.impostor_pairs
-
-    def shifted(self, similarity: ArrayLike, quality: ArrayLike) -> Numbers:
-        """The cosines that mean the same at average quality; every other method is about these."""
-        shift = self.quality_slope / self.slope * (np.asarray(quality, np.float64) - self.quality_centre)
-        return np.asarray(similarity, np.float64) + shift
 
     def llr(self, similarity: ArrayLike) -> Numbers:
         """Log-likelihood ratio (mated over impostor, natural logarithm) of cosines of any shape."""
@@ -167,8 +157,6 @@ def fit(
     mated: Scores,
     impostor: Scores,
     *,
-    mated_quality: Scores | None = None,
-    impostor_quality: Scores | None = None,
     pairs: int | None = None,
     seed: int = 0,
 ) -> Calibration:
@@ -177,8 +165,6 @@ def fit(
     Args:
         mated: cosines of pairs of one person, (m,).
         impostor: cosines of pairs of two people, (n,).
-        mated_quality: the lesser quality of each mated pair, (m,),
-        impostor_quality: and of each impostor pair, (n,); both or neither.
         pairs: independent mated pairs behind `mated` where those are quantiles of more; m where not given.
         seed: of the choice of impostors for the regression, where there are very many, and of the bootstrap.
 
@@ -190,15 +176,6 @@ def fit(
     few = np.arange(len(impostor))
     if len(impostor) > MOST_FITTED:
         few = np.random.default_rng(seed).integers(0, len(impostor), MOST_FITTED)
-    slopes, centre = np.zeros(3), 0.0
-    if mated_quality is not None and impostor_quality is not None:
-        centre = float(np.mean(mated_quality))
-        slopes = _logistic(
-            np.stack([mated, mated_quality - centre], axis=1),
-            np.stack([impostor[few], impostor_quality[few] - centre], axis=1),
-        )
-        mated = mated + slopes[2] / slopes[1] * (mated_quality - centre)
-        impostor = impostor + slopes[2] / slopes[1] * (impostor_quality - centre)
     intercept, slope = (float(value) for value in _logistic(mated[:, None], impostor[few][:, None]))
     mates = np.sort(mated.astype(np.float64))
     ordered = np.sort(impostor)
@@ -226,8 +203,6 @@ def fit(
         knots=_plain(knots),
         llrs=_plain(llrs),
         tail=(tail.centre, tail.start, tail.share, tail.shape, tail.scale),
-        quality_slope=float(slopes[2] * slope / slopes[1]) if slopes[1] else 0.0,
-        quality_centre=centre,
         mates=_plain(np.quantile(mates, np.linspace(0, 1, MATES_KEPT))),
     )
     seen = ordered[np.random.default_rng(seed).integers(0, len(ordered), min(len(ordered), MOST_COSTED))]

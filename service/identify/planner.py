@@ -60,7 +60,7 @@ class Rule:
         pointless: chance that a full scan would find the visitor, under which it is not run.
     """
 
-    certainty: float = 0.99
+    certainty: float = 0.5
     safe: bool = False
     digits: int = 0
     pointless: float = 1e-4
@@ -68,10 +68,19 @@ class Rule:
 
 @dataclass(frozen=True, eq=False)
 class Tier:
-    """People to be examined together, unique rows, (n,)."""
+    """People to be examined together.
+
+    Attributes:
+        name: what they have in common.
+        rows: unique, (n,).
+        prior: pi of each, (n,), and
+        near: whether each counts as near; both worked out beforehand where the budget was known.
+    """
 
     name: str
     rows: Rows
+    prior: Numbers | None = None
+    near: NDArray[np.bool_] | None = None
 
 
 @dataclass(frozen=True)
@@ -121,7 +130,9 @@ def in_order(tiers: Sequence[Tier], budget: Budget) -> list[Tier]:
     for tier in tiers:
         if len(tier.rows):
             passing = budget.scales.near.found(budget.thresholds(tier.rows))
-            worth.append((float(budget.prior.of(tier.rows) @ passing) / len(tier.rows), tier))
+            prior = budget.prior.of(tier.rows)
+            known = Tier(tier.name, tier.rows, prior, budget.near(tier.rows))
+            worth.append((float(prior @ passing) / len(tier.rows), known))
     worth.sort(key=lambda item: -item[0])
     return [tier for gain, tier in worth if gain >= scan]
 
@@ -144,8 +155,10 @@ def look(
     seen = _Seen(budget, habits, rule)
     tried: list[Examined] = []
     for tier in tiers:
-        fresh = np.setdiff1d(tier.rows, seen.rows, assume_unique=True)
-        seen.take(fresh, score(fresh))
+        new = ~np.isin(tier.rows, seen.rows) if len(seen.rows) else np.ones(len(tier.rows), bool)
+        fresh = tier.rows[new]
+        ready = None if tier.prior is None or tier.near is None else (tier.prior[new], tier.near[new])
+        seen.take(fresh, score(fresh), ready)
         tried.append(Examined(tier.name, len(fresh), seen.best_posterior))
         if seen.accepted:
             return seen.answer("match", tried, top, stopped=False)
@@ -174,15 +187,26 @@ class _Seen:
         self._joint = np.empty(0)
         self._missed = 1.0
 
-    def take(self, rows: Rows, similarities: NDArray[np.floating[Any]]) -> None:
-        """Add people and their cosines; who is not in the index any more is passed over."""
+    def take(
+        self,
+        rows: Rows,
+        similarities: NDArray[np.floating[Any]],
+        ready: tuple[Numbers, NDArray[np.bool_]] | None = None,
+    ) -> None:
+        """Add people and their cosines; who is not in the index any more is passed over.
+
+        Args:
+            rows: who, (n,).
+            similarities: (n,).
+            ready: the prior of each and whether each counts as near, where that is known.
+        """
         there = ~np.isnan(similarities)
-        rows, cosines = rows[there], np.asarray(similarities[there], np.float64)
-        pi = self._budget.prior.of(rows)
+        pi, near = ready or (self._budget.prior.of(rows), self._budget.near(rows))
+        rows, pi, near, cosines = rows[there], pi[there], near[there], np.asarray(similarities[there], np.float64)
         self.rows = np.concatenate([self.rows, rows])
         self._similarities = np.concatenate([self._similarities, cosines])
         self._prior = np.concatenate([self._prior, pi])
-        self._joint = np.concatenate([self._joint, pi * np.exp(self._budget.llrs(rows, cosines))])
+        self._joint = np.concatenate([self._joint, pi * np.exp(self._budget.llrs(near, cosines))])
 
     def searched(self, least: float) -> None:
         """Note that everybody who was not returned by a full scan scored at most `least`.

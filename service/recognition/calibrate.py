@@ -17,9 +17,12 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from service.artifact.manifest import CalibrationRecord
-from service.errors import CalibrationError, PhotoError
+from service.artifact.manifest import CalibrationRecord, Manifest
+from service.errors import CalibrationError, GalleryModelError, PhotoError
+from service.gallery import faces, galleries
+from service.gallery.catalog import Catalog
 from service.identify.calibration import fit
+from service.identify.figures import Figures, figures
 from service.recognition.product import Embedding, largest
 from service.vision.batching import Priority
 from service.vision.reader import Reader
@@ -114,6 +117,21 @@ async def label(reader: Reader, photos: Sequence[PhotoOf], *, read: Callable[[],
     return Labelled(embeddings, people, skipped)
 
 
+def templates_of(catalog: Catalog, gallery: str, manifest: Manifest) -> Labelled:
+    """The faces of a gallery's people who have several, as if they were labelled photos. Blocks.
+
+    Raises:
+        GalleryNotFoundError: there is no such gallery.
+        GalleryModelError: it is bound to another model.
+    """
+    with catalog.read() as reading:
+        record = galleries.get(reading, gallery)
+        if record.model_digest != manifest.digest:
+            raise GalleryModelError(f"gallery {gallery!r} is bound to another model than {manifest.name}")
+        people, embeddings = faces.of_several(reading, record.pk, record.dim, most=MOST_FACES)
+    return Labelled(embeddings, people, {})
+
+
 def pair_scores(embeddings: NDArray[np.float32], people: NDArray[np.int64]) -> PairScores:
     """The cosines of every pair of faces, each pair once.
 
@@ -138,8 +156,8 @@ def pair_scores(embeddings: NDArray[np.float32], people: NDArray[np.int64]) -> P
     return PairScores(mated, impostor)
 
 
-def calibrate(labelled: Labelled, *, data: str, seed: int = 0) -> CalibrationRecord:
-    """Fit a calibration on all pairs of faces, of a random choice of them where there are very many.
+def calibrate(labelled: Labelled, *, data: str, seed: int = 0) -> tuple[CalibrationRecord, Figures]:
+    """Fit a calibration on all pairs of faces, of a random choice of them where there are very many; with its figures.
 
     Args:
         labelled: the faces.
@@ -160,6 +178,7 @@ def calibrate(labelled: Labelled, *, data: str, seed: int = 0) -> CalibrationRec
         fitted = fit(scores.mated, scores.impostor)
     except ValueError as error:
         raise CalibrationError(f"{error}; add people, and photos of each") from error
-    return CalibrationRecord(
+    record = CalibrationRecord(
         data=data, date=f"{datetime.now(UTC):%Y-%m-%d}", people=len(np.unique(people)), **asdict(fitted)
     )
+    return record, figures(fitted, scores.mated, scores.impostor)

@@ -22,7 +22,6 @@ from service.gallery.records import GalleryRecord
 from service.gallery.schema import EPOCH
 from service.gallery.visits import DaysAtPlace, Place, Visits
 from service.identify.budget import Budget, Scales, floors, share_out
-from service.identify.calibration import Calibration
 from service.identify.habits import Log, Scene
 from service.identify.planner import ASK_SHARE, Tier, in_order
 from service.identify.prior import (
@@ -34,20 +33,18 @@ from service.identify.prior import (
     digits_given,
     prior,
     recency,
-    residents,
     unknown_share,
 )
-from service.identify.travel import Gravity, Map, affinity, mapped
-from service.recognition.regions import CELL_RESOLUTION, REGION_RESOLUTION, coarser, point_of
+from service.identify.travel import Gravity, affinity
+from service.recognition.calibrated import Calibrated, excess
+from service.recognition.everybody import Everybody
+from service.recognition.regions import CELL_RESOLUTION, REGION_RESOLUTION, coarser
 
 Rows = NDArray[np.int64]
 Places = tuple[tuple[Place, str | None], ...]
 
 KEPT: Final = 4096
 """Plans that are kept; the one that was not used for longest leaves first."""
-
-GROWN: Final = 0.05
-"""Share of the people who may come or leave before the pull of every region is worked out again."""
 
 TRAVELS_KEPT: Final = timedelta(minutes=10)
 """For how long the counts of travels are used; reading them takes a pass over all visits."""
@@ -106,72 +103,12 @@ class Expected:
 
 @dataclass(frozen=True, eq=False)
 class _Plan:
-    stamp: tuple[int, int, int]
+    stamp: tuple[int, ...]
     habits: Habits
     prior: Prior
-    scales: Scales
+    local: NDArray[np.bool_]
     tiers: tuple[Tier, ...]
     budgets: dict[tuple[float, bool], Expected] = field(default_factory=dict)
-
-
-@dataclass(eq=False)
-class _Everybody:
-    """The people of one gallery, as of a revision."""
-
-    revision: int = -1
-    rows: Rows = field(default_factory=lambda: np.empty(0, np.int64))
-    home: Rows = field(default_factory=lambda: np.empty(0, np.int64))
-    regions: dict[str, int] = field(default_factory=dict)
-    points: list[tuple[float, float]] = field(default_factory=lambda: [(0.0, 0.0)])
-    any_digits: bool = False
-    residents: Residents | None = None
-    map: Map | None = None
-    travels: list[tuple[str, str, int]] = field(default_factory=list)
-    travels_read: datetime | None = None
-    following: threading.Lock = field(default_factory=threading.Lock)
-
-    def region(self, cell: str | None) -> int:
-        """The number of the region that holds a cell, 0 for none or one that is too large."""
-        name = None if cell is None else coarser(cell, REGION_RESOLUTION)
-        if name is None:
-            return 0
-        if name not in self.regions:
-            self.regions[name] = len(self.points)
-            self.points.append(point_of(name))
-        return self.regions[name]
-
-    def follow(
-        self, reading: Reading, gallery_pk: int, gravity: Gravity, place: str | None
-    ) -> tuple[Residents, Map, int]:
-        """Everybody, the map, and the number on it of the region that holds a cell."""
-        with self.following:
-            here = self.region(place)
-            head = galleries.by_pk(reading, gallery_pk).revision
-            if head != self.revision or self.residents is None:
-                self._apply(reading, gallery_pk)
-                self.revision = head
-            if self.residents is None or len(self.residents.population) != len(self.points):
-                self.residents = residents(self.rows, self.home, len(self.points))
-            population = self.residents.population
-            if self.map is None or len(self.map.lat) != len(population) or self._grown(population):
-                lat, lon = np.array(self.points).T
-                self.map = mapped(lat, lon, population, gravity)
-            return self.residents, self.map, here
-
-    def _apply(self, reading: Reading, gallery_pk: int) -> None:
-        changed = people.homes_since(reading, gallery_pk, self.revision)
-        gone = [*people.left_since(reading, gallery_pk, self.revision), *(pk for pk, _, _ in changed)]
-        staying = ~np.isin(self.rows, np.array(gone, np.int64))
-        found = [(pk, self.region(cell)) for pk, cell, has_face in changed if has_face]
-        fresh = np.array(found, np.int64).reshape(-1, 2)
-        self.rows = np.concatenate([self.rows[staying], fresh[:, 0]])
-        self.home = np.concatenate([self.home[staying], fresh[:, 1]])
-        self.any_digits = people.any_digits(reading, gallery_pk)
-        self.residents = None
-
-    def _grown(self, population: NDArray[np.float64]) -> bool:
-        before = np.zeros(len(population)) if self.map is None else self.map.population
-        return float(np.abs(population - before).sum()) > GROWN * max(float(before.sum()), 1.0)
 
 
 class Expectations:
@@ -180,21 +117,20 @@ class Expectations:
     Args:
         catalog: where people are,
         visits: and where they were.
-        calibration: what cosines mean.
+        calibrated: what cosines mean, gallery by gallery.
         habits: parameters of the prior, where a gallery has none of its own.
         gravity: parameters of travel.
     """
 
     def __init__(
-        self, catalog: Catalog, visits: Visits, calibration: Calibration, habits: Habits, gravity: Gravity
+        self, catalog: Catalog, visits: Visits, calibrated: Calibrated, habits: Habits, gravity: Gravity
     ) -> None:
         self._habits = habits
         self._catalog = catalog
         self._visits = visits
-        self._calibration = calibration
-        self._excess = max(1.0, calibration.mean_likelihood())
+        self._calibrated = calibrated
         self._gravity = gravity
-        self._everybody: dict[int, _Everybody] = {}
+        self._everybody: dict[int, Everybody] = {}
         self._plans: OrderedDict[tuple[int, str | None, str | None], _Plan] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -228,7 +164,7 @@ class Expectations:
         if claim is None and matches is None:
             if (share, insist) not in plan.budgets:
                 plan.budgets[share, insist] = self._expected(
-                    plan.prior, plan, plan.tiers, alpha, share, insist, asking, None
+                    gallery_pk, plan.prior, plan, plan.tiers, alpha, share, insist, asking, None
                 )
             return plan.budgets[share, insist]
         before, tiers = plan.prior, plan.tiers
@@ -237,7 +173,9 @@ class Expectations:
         if matches is not None and context.digits is not None:
             before = digits_given(before, matches, len(context.digits), plan.habits)
             tiers = (Tier("digits", matches), *tiers)
-        return self._expected(before, plan, tiers, alpha, share, insist, asking and matches is None, matches)
+        return self._expected(
+            gallery_pk, before, plan, tiers, alpha, share, insist, asking and matches is None, matches
+        )
 
     def scenes(self, gallery_pk: int, *, now: datetime) -> tuple[list[Scene], Residents]:
         """The visits of the busiest devices, cut so that a fifth of the days of each lies after the cut. Blocks."""
@@ -259,6 +197,7 @@ class Expectations:
 
     def _expected(
         self,
+        gallery_pk: int,
         before: Prior,
         plan: _Plan,
         tiers: Sequence[Tier],
@@ -269,13 +208,26 @@ class Expectations:
         matches: Rows | None,
     ) -> Expected:
         limits = floors(alpha, before.residents.people, matches)
-        budget = share_out(before, plan.scales, share, limits, insist=insist)
+        scales = self._scales(gallery_pk, before, plan.local, alpha)
+        budget = share_out(before, scales, share, limits, insist=insist)
         stated = alpha if budget.fpir <= share else min(1.0, budget.fpir + alpha - share)
         return Expected(stated, budget, in_order(tiers, budget), DIGITS if asking else 0, plan.habits)
 
-    def _of_gallery(self, gallery_pk: int) -> _Everybody:
+    def _scales(self, gallery_pk: int, before: Prior, local: NDArray[np.bool_], alpha: float) -> Scales:
+        """What cosines mean near and far, by the calibrations that can vouch for the rate."""
+        neighbours = len(before.rows) + int(before.counts @ local)
+        far = self._calibrated.far(gallery_pk, before.residents.people, alpha)
+        near = self._calibrated.near(gallery_pk, far, neighbours, alpha)
+        return Scales(near, far, local, excess(near, far))
+
+    def residents(self, gallery_pk: int) -> Residents:
+        """Everybody who can be found, by home region. Blocks."""
+        with self._catalog.read() as reading:
+            return self._of_gallery(gallery_pk).follow(reading, gallery_pk, self._gravity, None)[0]
+
+    def _of_gallery(self, gallery_pk: int) -> Everybody:
         with self._lock:
-            return self._everybody.setdefault(gallery_pk, _Everybody())
+            return self._everybody.setdefault(gallery_pk, Everybody())
 
     def _claim(self, reading: Reading, gallery_pk: int, context: Context) -> int | None:
         """Whom the visitor claims to be, or whose own device this is; nobody where that is not clear."""
@@ -287,13 +239,14 @@ class Expectations:
             return owners[0] if len(owners) == 1 else None
         return None
 
-    def _plan(self, reading: Reading, gallery_pk: int, everybody: _Everybody, context: Context, now: datetime) -> _Plan:
+    def _plan(self, reading: Reading, gallery_pk: int, everybody: Everybody, context: Context, now: datetime) -> _Plan:
         cell, region = _cells(context.cell)
         if region is None and context.device is not None:
             cell, region = self._visits.place_of(reading, gallery_pk, context.device)
         day = ((context.at or now) - EPOCH).days
         found, map_, here = everybody.follow(reading, gallery_pk, self._gravity, region)
-        stamp = (everybody.revision, self._visits.last_of(reading, gallery_pk), day)
+        own = self._calibrated.version(gallery_pk)
+        stamp = (everybody.revision, self._visits.last_of(reading, gallery_pk), day, own)
         key = (gallery_pk, context.device, cell or region)
         with self._lock:
             kept = self._plans.get(key)
@@ -324,7 +277,7 @@ class Expectations:
             Tier("cell", levels[1].rows),
             Tier("region", np.union1d(levels[2].rows, living)),
         )
-        plan = _Plan(stamp, habits, before, Scales(self._calibration, self._calibration, local, self._excess), tiers)
+        plan = _Plan(stamp, habits, before, local, tiers)
         with self._lock:
             self._plans[key] = plan
             self._plans.move_to_end(key)
@@ -333,7 +286,7 @@ class Expectations:
         return plan
 
     def _travelled(
-        self, reading: Reading, gallery_pk: int, everybody: _Everybody, regions: int, here: int, now: datetime
+        self, reading: Reading, gallery_pk: int, everybody: Everybody, regions: int, here: int, now: datetime
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """C_hg and C_h of every home."""
         towards, totals = np.zeros(regions), np.zeros(regions)

@@ -19,6 +19,7 @@ from service.errors import InvalidEmbeddingError, NoFaceError
 from service.gallery.people import Indexed, by_pks, overdue
 from service.gallery.records import GalleryRecord
 from service.gallery.view import GalleryView
+from service.identify.calibration import Calibration
 from service.identify.decision import Threshold, decide, threshold
 from service.identify.planner import Found, Rule, look
 from service.recognition.asked import Pending
@@ -126,7 +127,8 @@ async def identify(
     insist = fpir is not None
     plain = not context.says_something
     if plain:
-        accept = threshold(product.calibration, len(view), rate, insist=insist)
+        scale = product.calibrated.far(record.pk, len(view), rate)
+        accept = threshold(scale, len(view), rate, insist=insist)
     else:
         now = datetime.now(UTC)
         expected = await product.stored(
@@ -143,7 +145,7 @@ async def identify(
         probes = await product.reader.encode([face.crop for face in faces])
     if plain:
         answers = await product.stored(
-            lambda: _answer(product, record, view, np.stack(probes), shown, accept=accept, top=top)
+            lambda: _answer(product, record, view, np.stack(probes), shown, scale=scale, accept=accept, top=top)
         )
     else:
         rule = Rule(certainty or product.policy.certainty, safe, expected.digits)
@@ -165,6 +167,7 @@ def _answer(
     probes: NDArray[np.float32],
     seen: Sequence[SeenFace | None],
     *,
+    scale: Calibration,
     accept: Threshold,
     top: int,
 ) -> list[Identified]:
@@ -178,13 +181,12 @@ def _answer(
     spent = (time.perf_counter() - started) * 1000 / len(probes)
     now = datetime.now(UTC)
     return [
-        _about(product, face, rows, scores, known, now, people=people, accept=accept, top=top, search_ms=spent)
+        _about(face, rows, scores, known, now, people=people, scale=scale, accept=accept, top=top, search_ms=spent)
         for face, rows, scores in zip(seen, matches.rows, matches.scores, strict=True)
     ]
 
 
 def _about(
-    product: Product,
     face: SeenFace | None,
     rows: NDArray[np.int64],
     scores: NDArray[np.floating[Any]],
@@ -192,6 +194,7 @@ def _about(
     now: datetime,
     *,
     people: int,
+    scale: Calibration,
     accept: Threshold,
     top: int,
     search_ms: float,
@@ -199,7 +202,7 @@ def _about(
     # Somebody forgotten or expired since the search must not be answered, whatever the index still shows.
     living = [place for place, row in enumerate(rows) if int(row) in known and not known[int(row)].expired(now)][:top]
     similarities = scores[living]
-    decision = decide(similarities, people=people, calibration=product.calibration, accept=accept)
+    decision = decide(similarities, people=people, calibration=scale, accept=accept)
     candidates = tuple(
         Candidate(known[int(rows[place])].person, float(scores[place]), float(posterior), decision.prior_log_odds)
         for place, posterior in zip(living, decision.posteriors, strict=True)

@@ -22,6 +22,7 @@ from service.gallery.views import Views
 from service.gallery.visits import Visits
 from service.identify.calibration import Calibration
 from service.recognition.asked import Asked
+from service.recognition.calibrated import Calibrated
 from service.recognition.expectations import Expectations
 from service.recognition.keeping import Kept, Wanted
 from service.recognition.known import KnownGalleries
@@ -61,7 +62,7 @@ class Product:
 
     Attributes:
         model: the recognition model that is loaded.
-        calibration: what its cosines mean.
+        calibrated: what its cosines mean, gallery by gallery.
         reader: photos to faces and embeddings.
         catalog: the truth.
         views: the indexes.
@@ -77,7 +78,7 @@ class Product:
     """
 
     model: Manifest
-    calibration: Calibration
+    calibrated: Calibrated
     reader: Reader
     catalog: Catalog
     views: Views
@@ -90,6 +91,11 @@ class Product:
     keeping: Batcher[Wanted[Any], Kept[Any]]
     writing: Executor
     policy: Policy
+
+    @property
+    def calibration(self) -> Calibration:
+        """What the model's cosines mean, by its own calibration."""
+        return self.calibrated.model
 
     async def stored(self, work: Callable[[], Result]) -> Result:
         """Run something that reads the catalog or searches an index, off the event loop."""
@@ -123,7 +129,8 @@ class Product:
         def look() -> tuple[GalleryRecord, GalleryView]:
             with self.catalog.read() as reading:
                 found = galleries.get(reading, name)
-            self.require_own(found)
+                self.require_own(found)
+                self.calibrated.load(reading, found.pk)
             return found, self.views.of(found.pk)
 
         known = self.known.get(name)

@@ -2,10 +2,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from service.gallery import galleries, people
-from service.gallery.visits import NewVisit
+from service.gallery import galleries
 from tests.conftest import assert_problem
-from tests.faces import orl_photo
 
 
 def told(service, gallery, **body):
@@ -85,28 +83,3 @@ def test_a_visit_that_cannot_be_is_refused(service, gallery, anna, body, status,
 def test_a_gallery_that_is_not_there_has_no_visits(service):
     body = {"person": None, "device": "gate-7", "confirmed_by": "card"}
     assert_problem(service.post("/v1/galleries/none/visits", json=body), 404, "gallery_not_found")
-
-
-# --- habits ---
-
-
-def test_habits_are_fitted_to_visits_and_kept(service, gallery):
-    for person in ("anna", "bert", "carl"):
-        gallery.enrolled(person, orl_photo(ord(person[0]) - 96, 1))
-    with service.product.catalog.write() as tx:
-        pk = galleries.get(tx, gallery.name).pk
-        who = people.get(tx, pk, "anna").pk
-        for days in range(300):
-            at = datetime.now(UTC) - timedelta(days=days)
-            service.product.visits.record(tx, pk, NewVisit(who, None, "gate-7", None, None, at, "card"))
-    answer = service.post(f"{gallery.path}/habits").json()
-    assert answer["visits"] >= 50
-    assert answer["bits"] >= answer["bits_before"] > 1
-    with service.product.catalog.read() as reading:
-        kept = galleries.get(reading, gallery.name).habits
-    assert kept.items() <= answer["habits"].items()
-
-
-def test_too_few_visits_fit_nothing(service, gallery, anna):
-    told(service, gallery, person=anna)
-    assert_problem(service.post(f"{gallery.path}/habits"), 422, "calibration_impossible")

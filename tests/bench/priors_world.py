@@ -10,20 +10,15 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtri
 
 from service.identify.budget import Budget, Scales, floors, share_out
-from service.identify.calibration import Calibration, deepen, fit
+from service.identify.calibration import Calibration
 from service.identify.planner import Tier, in_order
 from service.identify.prior import Habits, Level, prior, recency, residents, unknown_share
 from service.identify.travel import Gravity, affinity, mapped
 
 SIDE_KM = 300.0
 REGULARS, RETURNING, VISITS, UNKNOWN, DAYS = 150, 0.85, 400, 0.2, 120.0
-MATE_MEAN, MATE_DEVIATION = 0.6, 0.1
-SHIFT = 0.05
-"""How much more alike neighbours look, in the arms that have look-alikes."""
-
 HABITS = Habits()
 GRAVITY = Gravity()
 
@@ -54,12 +49,16 @@ class World:
     reach: NDArray[np.float64]
     random: np.random.Generator
     travelled: NDArray[np.float64] = field(init=False)
+    living: list[NDArray[np.int64]] = field(init=False)
 
     def __post_init__(self) -> None:
         regions, known = len(self.lat), self.rows >= 0
         pairs = self.homes[self.rows[known]] * regions + np.repeat(self.where, known.sum(axis=1))
         self.travelled = np.bincount(pairs, minlength=regions**2).reshape(regions, regions).astype(float)
         self.residents = residents(np.arange(self.people), self.homes, regions)
+        self.living = np.split(
+            np.argsort(self.homes, kind="stable"), np.cumsum(self.residents.population[:-1]).astype(int)
+        )
         self.map = mapped(self.lat, self.lon, self.residents.population, GRAVITY)
 
     @property
@@ -94,7 +93,7 @@ def world(people: int, regions: int, devices: int, *, wrong_homes: float = 0.0, 
     distance = np.hypot(lat[:, None] - lat, lon[:, None] - lon) * 111
     pulled = (distance + GRAVITY.d0) ** -GRAVITY.beta * sizes[None, :]
     towards = sizes[None, :] * (pulled / pulled.sum(axis=1, keepdims=True)).T
-    reach = np.cumsum(towards, axis=1) / towards.sum(axis=1, keepdims=True)
+    reach = np.cumsum(towards, axis=1) / np.maximum(towards.sum(axis=1, keepdims=True), 1e-300)
     reach[:, -1] = 1.0
     where = random.choice(regions + 1, devices, p=sizes / people)
     made = World(
@@ -138,8 +137,7 @@ def plan(made: World, device: int, near: Calibration, far: Calibration, alpha: f
     local = np.arange(len(made.lat)) == region
     excess = max(1.0, near.mean_likelihood(), far.mean_likelihood())
     budget = share_out(before, Scales(near, far, local, excess), alpha, floors(whole, made.people), insist=True)
-    living = np.flatnonzero(made.homes == region)
-    tiers = [Tier("device", own.rows), Tier("cell", cell.rows), Tier("region", living)]
+    tiers = [Tier("device", own.rows), Tier("cell", cell.rows), Tier("region", made.living[region])]
     return Plan(budget, in_order(tiers, budget))
 
 
@@ -149,76 +147,3 @@ def _level(rows: NDArray[np.int64], days: NDArray[np.float64]) -> Level:
     weights, latest = recency(days[known], HABITS), np.zeros(len(people))
     np.maximum.at(latest, places, weights)
     return Level(people, np.bincount(places, weights, minlength=len(people)), latest)
-
-
-def calibrations(dimension: float, *, look_alikes: bool, pairs: int, seed: int = 0) -> tuple[Calibration, Calibration]:
-    """What the scores mean, near and far, from samples of them as a gallery would draw."""
-    random = np.random.default_rng(seed)
-    mated = random.normal(MATE_MEAN, MATE_DEVIATION, 20_000)
-    found = []
-    for shift in (SHIFT if look_alikes else 0.0, 0.0):
-        deviation = dimension**-0.5
-        first = fit(mated, random.normal(shift, deviation, 1_000_000))
-        kept = max(20_000, pairs // 100_000)
-        top = shift - deviation * ndtri(random.random(kept) * kept / pairs)
-        found.append(deepen(first, top, pairs))
-    return found[0], found[1]
-
-
-class Scorer:
-    """Scores of one probe against a gallery of any size, drawn when they are asked for."""
-
-    def __init__(
-        self,
-        made: World,
-        random: np.random.Generator,
-        dimension: float,
-        mate: int,
-        near: NDArray[np.int64],
-        shift: float,
-    ) -> None:
-        self.made, self.random, self.deviation, self.mate = made, random, dimension**-0.5, mate
-        self.near, self.shift = near, shift
-        self.mated = random.normal(MATE_MEAN, MATE_DEVIATION)
-        self.rows = np.empty(0, np.int64)
-        self.scores = np.empty(0)
-
-    def score(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
-        drawn = self.random.normal(0, self.deviation, len(rows))
-        if self.shift:
-            drawn[np.isin(rows, self.near)] += self.shift
-        drawn[rows == self.mate] = self.mated
-        self.rows, self.scores = np.concatenate([self.rows, rows]), np.concatenate([self.scores, drawn])
-        return drawn
-
-    def score_again(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
-        """As `score`, of a probe that was scored before: what was drawn stays."""
-        order = np.argsort(self.rows, kind="stable")
-        places = np.minimum(np.searchsorted(self.rows[order], rows), max(len(order) - 1, 0))
-        before = self.rows[order][places] == rows if len(order) else np.zeros(len(rows), bool)
-        scores = np.empty(len(rows))
-        scores[before] = self.scores[order][places[before]]
-        scores[~before] = self.score(rows[~before])
-        return scores
-
-    def search(self, k: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        rows, scores = [self.rows], [self.scores]
-        if self.mate >= 0 and self.mate not in self.rows:
-            rows.append(np.array([self.mate]))
-            scores.append(np.array([self.mated]))
-        left = self.made.people - len(self.rows)
-        if self.shift:
-            fresh = np.setdiff1d(self.near, np.append(self.rows, self.mate))
-            left -= len(fresh)
-            rows.append(fresh)
-            scores.append(self.random.normal(self.shift, self.deviation, len(fresh)))
-        # The k greatest of n scores: the k least of n uniform chances have exponential gaps.
-        chances = np.cumsum(self.random.exponential(size=k)) / left
-        anybody = self.random.integers(0, self.made.people, 4 * k)
-        anybody = np.unique(anybody[~np.isin(anybody, np.concatenate([*rows, self.near]))])
-        anybody = self.random.permutation(anybody)[:k]
-        rows.append(anybody)
-        scores.append(-self.deviation * ndtri(np.minimum(chances[: len(anybody)], 1 - 1e-12)))
-        everybody, all_scores = np.concatenate(rows), np.concatenate(scores)
-        order = np.argsort(-all_scores)[:k]
-        return everybody[order], all_scores[order]

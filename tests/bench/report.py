@@ -8,7 +8,7 @@ import os
 import platform
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -67,6 +67,33 @@ def fresh_settings(**environment: str) -> Iterator[Path]:
                     os.environ.pop(name, None)
                 else:
                     os.environ[name] = value
+
+
+def chart(
+    out: Path | None,
+    name: str,
+    lines: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    *,
+    x: str,
+    y: str,
+    log_x: bool = False,
+    log_y: bool = False,
+) -> None:
+    """Plot lines (xs, ys) by their labels into `out`/`name`.png, where a folder was asked for."""
+    if out is None:
+        return
+    from matplotlib.figure import Figure
+
+    out.mkdir(parents=True, exist_ok=True)
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.add_subplot()
+    for label, (xs, ys) in lines.items():
+        axes.plot(xs, ys, marker="o", label=label)
+    axes.set(xlabel=x, ylabel=y, xscale="log" if log_x else "linear", yscale="log" if log_y else "linear")
+    axes.legend()
+    axes.grid(alpha=0.3)
+    figure.savefig(out / f"{name}.png", dpi=120)
+    note(f"plotted {out / name}.png")
 
 
 def note(text: str) -> None:

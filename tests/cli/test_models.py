@@ -1,11 +1,17 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from service.artifact.store import ModelStore
 from service.cli import app
+from service.gallery import faces, galleries
+from service.gallery.catalog import Catalog
+from service.gallery.folder import DataFolder
+from service.gallery.records import NewTemplate
+from service.identify.fusion import fuse
 from service.settings import CHECKOUT
 from tests.artifact.test_importing import network
 from tests.faces import orl_photo
@@ -78,7 +84,49 @@ def test_calibrate_writes_the_calibration_into_the_manifest(type_in, checkout_ma
         folder.mkdir(parents=True)
         for number in (1, 2, 3):
             (folder / f"{number}.pgm").write_bytes(orl_photo(person, number))
-    printed = type_in("calibrate", "sface", str(tmp_path / "people"), "--data", "ORL").stdout
+    plots = tmp_path / "plots"
+    words = ("calibrate", "sface", str(tmp_path / "people"), "--data", "ORL", "--plots", str(plots))
+    printed = type_in(*words).stdout
     calibration = ModelStore(checkout_manifests).manifest("sface").calibration
     assert (calibration.data, calibration.people, calibration.mated_pairs) == ("ORL", 8, 24)
     assert f"{calibration.thresholds[-1]:.3f}" in printed
+    assert (plots / "sface.png").read_bytes().startswith(b"\x89PNG")
+    assert sum(json.loads((plots / "sface.json").read_text())["cases"]) == 24 * 23 // 2
+
+
+def test_calibrate_takes_a_gallerys_own_templates(type_in, checkout_manifests, tmp_path, monkeypatch):
+    monkeypatch.setenv("VULTUS_DATA", str(tmp_path / "data"))
+    manifest = ModelStore(checkout_manifests).manifest("sface")
+    folder = DataFolder.open(tmp_path / "data")
+    catalog = Catalog.open(folder.catalog, secret=folder.secret, fuse=fuse)
+    random = np.random.default_rng(0)
+    with catalog.write() as tx:
+        kept = galleries.create(tx, "staff", model="sface", model_digest=manifest.digest, dim=manifest.dim)
+        for person in range(12):
+            centre = random.standard_normal(manifest.dim)
+            for photo in range(2 if person < 10 else 1):
+                vector = centre + 0.5 * random.standard_normal(manifest.dim)
+                unit = (vector / np.linalg.norm(vector)).astype(np.float32)
+                new = NewTemplate(f"{person:032d}{photo:032d}", unit, 0.7, (0, 0, 0, 0))
+                faces.add(tx, kept.pk, f"p{person}", [new], limit=5)
+    catalog.close()
+    folder.close()
+    type_in("calibrate", "sface", "--gallery", "staff")
+    made = ModelStore(checkout_manifests).manifest("sface").calibration
+    assert (made.data, made.people, made.mated_pairs) == ("templates of gallery staff", 10, 10)
+    assert type_in("calibrate", "sface", "--gallery", "none", code=1).stderr.startswith("error [gallery_not_found]")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        (),
+        ("sface",),
+        ("--prior",),
+        ("sface", "people", "--gallery", "staff"),
+        ("sface", "--gallery", "staff", "--prior"),
+    ],
+    ids=str,
+)
+def test_calibrate_says_what_may_be_said(type_in, words):
+    assert "say one of: calibrate MODEL FOLDER" in type_in("calibrate", *words, code=1).stderr

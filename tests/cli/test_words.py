@@ -163,3 +163,9 @@ def test_a_service_that_does_not_answer_is_named(type_in):
 
 def test_a_url_needs_its_scheme(type_in):
     assert type_in("galleries", "list", url="localhost:8000", code=1).stderr.startswith("error [invalid_request]")
+
+
+def test_calibrate_speaks_of_a_gallery_and_of_its_prior(type_in, anna, tmp_path):
+    for words in (("--plots", str(tmp_path)), ("--prior",)):
+        done = type_in("calibrate", "--gallery", anna, *words, code=1)
+        assert done.stderr.startswith("error [calibration_impossible]")

@@ -101,27 +101,6 @@ def test_too_few_pairs_are_refused(mated, impostor):
         fit(*drawn(mated, impostor))
 
 
-def test_quality_shifts_the_cosine_by_what_it_is_worth():
-    random = np.random.default_rng(3)
-    mated_quality, impostor_quality = random.uniform(0.2, 1, 20_000), random.uniform(0.2, 1, 200_000)
-    # The cosine of mates grows by 0.2 from the worst quality to the best; so a cosine means more where quality is low.
-    mated = random.normal(0.45 + 0.25 * mated_quality, 0.1)
-    impostor = random.normal(0, DEVIATION, 200_000)
-    made = fit(mated, impostor, mated_quality=mated_quality, impostor_quality=impostor_quality)
-    low, high = made.llr(made.shifted(0.35, 0.3)), made.llr(made.shifted(0.35, 0.9))
-    assert low > high + 0.5
-    assert made.shifted(0.35, made.quality_centre) == pytest.approx(0.35)
-
-
-def test_thresholds_of_shifted_cosines_keep_their_rate():
-    random = np.random.default_rng(4)
-    qualities = [random.uniform(0.2, 1, count) for count in (20_000, 500_000, 500_000)]
-    mated = random.normal(0.45 + 0.25 * qualities[0], 0.1)
-    impostor, fresh = random.normal(0, DEVIATION, (2, 500_000))
-    made = fit(mated, impostor, mated_quality=qualities[0], impostor_quality=qualities[1])
-    assert np.mean(made.shifted(fresh, qualities[2]) >= made.threshold(1e-3)) == pytest.approx(1e-3, rel=0.2)
-
-
 def test_a_gallery_is_calibrated_on_the_models_mates_and_impostors_of_its_own(calibration):
     shifted = drawn()[1] + 0.05
     own = fit(np.array(calibration.mates), shifted, pairs=calibration.mated_pairs)

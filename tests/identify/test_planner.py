@@ -76,10 +76,11 @@ def test_before_everybody_is_examined_the_others_count_with_their_prior():
     assert found.posteriors[0] == pytest.approx(joint[0] / (prior.unknown + joint.sum() + rest))
 
 
-def test_a_match_reaches_both_its_threshold_and_the_certainty():
+@pytest.mark.parametrize("certainty", [0.5, 0.99])
+def test_a_match_reaches_both_its_threshold_and_the_certainty(certainty):
     for similarity in np.linspace(0.2, 0.6, 60):
-        found = answer(scores_of(p3=similarity))
-        passes = similarity >= found.thresholds[0] and found.posteriors[0] >= 0.99
+        found = answer(scores_of(p3=similarity), rule=Rule(certainty=certainty))
+        passes = similarity >= found.thresholds[0] and found.posteriors[0] >= certainty
         assert (found.decision == "match") == bool(passes)
 
 

@@ -31,9 +31,10 @@ def test_a_calibration_states_what_it_was_made_from():
     centres = unit(rng, 20)
     embeddings = np.repeat(centres, 3, axis=0) + 0.1 * unit(rng, 60)
     embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
-    record = calibrate(Labelled(embeddings, np.repeat(np.arange(20), 3), {}), data="drawn")
+    record, figures = calibrate(Labelled(embeddings, np.repeat(np.arange(20), 3), {}), data="drawn")
     assert (record.people, record.mated_pairs, record.impostor_pairs) == (20, 60, 60 * 59 // 2 - 60)
     assert record.data == "drawn"
+    assert sum(figures.cases) == 60 * 59 // 2
 
 
 def test_too_few_pairs_are_refused():

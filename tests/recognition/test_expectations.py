@@ -13,6 +13,7 @@ from service.identify.fusion import fuse
 from service.identify.planner import ASK_SHARE
 from service.identify.prior import Habits
 from service.identify.travel import Gravity
+from service.recognition.calibrated import Calibrated
 from service.recognition.expectations import Context, Expectations
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -54,7 +55,7 @@ def calibration():
 
 @pytest.fixture
 def expect(catalog, staff, calibration):
-    expectations = Expectations(catalog, CatalogVisits(), calibration, Habits(), Gravity())
+    expectations = Expectations(catalog, CatalogVisits(), Calibrated(calibration), Habits(), Gravity())
 
     def expected(alpha=0.01, now=NOW, **context):
         return expectations.of(staff, Context(**context), alpha, insist=True, now=now)
@@ -137,7 +138,7 @@ def test_travels_that_were_seen_bring_far_people_nearer(catalog, staff, expect):
     visited(catalog, staff, 14, times=200, device="elsewhere")
     # Travels are read now and then; what starts afresh reads them at once.
     again = Expectations(
-        catalog, CatalogVisits(), fit(np.full(9, 0.6), np.linspace(-0.3, 0.3, 90)), Habits(), Gravity()
+        catalog, CatalogVisits(), Calibrated(fit(np.full(9, 0.6), np.linspace(-0.3, 0.3, 90))), Habits(), Gravity()
     )
     found = again.of(staff, Context(cell=HOME), 0.5, insist=False, now=NOW)
     assert found.budget.prior.of(np.array([key(catalog, staff, 13)]))[0] > before

@@ -1,0 +1,167 @@
+"""Strangers in the priors bench: how many are taken for somebody, arm by arm, whatever is wrong with what is known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.identify.budget import Budget, floors, share_out
+from service.identify.calibration import Calibration
+from service.identify.planner import ASK_SHARE, Rule, Tier, in_order, look
+from service.identify.prior import claimed, digits_given
+from tests.bench.priors_scores import NOBODY, SHIFT, Lucky, Scorer, scale
+from tests.bench.priors_world import HABITS, REGULARS, Plan, World, plan
+from tests.bench.report import Report, note
+
+DIGITS, SLIP = 4, 0.02
+CLAIMS, TYPED = 4, 2
+"""Claims, and digits typed, that are tried at each device."""
+
+
+class Strangers:
+    """Strangers at some devices of a country, of one effective dimension and at one target rate."""
+
+    def __init__(
+        self, report: Report, made: World, devices: list[int], dimension: int, alpha: float, strangers: int, rule: Rule
+    ) -> None:
+        self.report, self.made, self.devices, self.dimension = report, made, devices, dimension
+        self.alpha, self.strangers, self.rule = alpha, strangers, rule
+        self.random = np.random.default_rng(dimension)
+        pairs = int(60 * made.people / alpha)
+        self.usual, self.alike = scale(dimension, 0.0, pairs), scale(dimension, SHIFT, pairs)
+        self.intact = self.planned(made)
+
+    def arms(self) -> None:
+        """FPIR over its target in every arm, with a 95 % interval."""
+        astray, changed = wrong_homes(self.made), replace_regulars(self.made)
+        every: dict[str, Callable[[], Iterator[tuple[int, int]]]] = {
+            "intact": lambda: self.everywhere(self.made, self.intact),
+            "wrong homes": lambda: self.everywhere(astray, self.planned(astray)),
+            "drift": lambda: self.everywhere(changed, self.intact),
+            "look-alikes": lambda: self.look_alikes(self.planned(self.made, near=self.alike), safe=False),
+            "look-alikes, safe": lambda: self.look_alikes(self.intact, safe=True),
+            "spoofed claim": self.spoofed,
+            "digits": self.with_digits,
+        }
+        for arm, run in every.items():
+            note(f"strangers, {arm} ...")
+            counted = np.array(list(run()))
+            errors, searches = int(counted[:, 0].sum()), int(counted[:, 1].sum())
+            low, high = poisson_interval(errors)
+            unit = searches * self.alpha
+            self.report.figure(
+                "fpir_over_target",
+                round(errors / unit, 3),
+                "x",
+                arm=arm,
+                low=round(low / unit, 2),
+                high=round(high / unit, 2),
+                errors=errors,
+                searches=searches,
+                d_eff=self.dimension,
+                alpha=self.alpha,
+                people=self.made.people,
+                certainty=self.rule.certainty,
+            )
+
+    def planned(self, world: World, *, near: Calibration | None = None, share: float = 1.0) -> dict[int, Plan]:
+        """What is expected at each device."""
+        scales = (near or self.usual, self.usual)
+        return {device: plan(world, device, *scales, share * self.alpha, self.alpha) for device in self.devices}
+
+    def taken(
+        self, world: World, here: Plan, count: int, near: NDArray[np.int64] = NOBODY, *, safe: bool = False
+    ) -> tuple[int, int]:
+        """How many of so many strangers at a device are taken for somebody."""
+        shift, wanted = SHIFT if len(near) else 0.0, replace(self.rule, safe=safe)
+        budget = strict(here.budget, wanted) if safe else here.budget
+        found = 0
+        for forced in Lucky(world, budget, self.dimension, near=near, shift=shift).of(count, self.random):
+            probe = Scorer(world, self.random, self.dimension, -1, near=near, shift=shift, forced=forced)
+            answer = look(here.budget, wanted, HABITS, here.tiers, probe.score, probe.search, top=5)
+            found += answer.decision == "match"
+        return found, count
+
+    def everywhere(self, world: World, plans: dict[int, Plan]) -> Iterator[tuple[int, int]]:
+        """Strangers who do nothing in particular."""
+        for here in plans.values():
+            yield self.taken(world, here, self.strangers // len(plans))
+
+    def look_alikes(self, plans: dict[int, Plan], *, safe: bool) -> Iterator[tuple[int, int]]:
+        """Strangers who look more like those that live or come here."""
+        for device, here in plans.items():
+            near = np.union1d(self.made.living[int(self.made.where[device])], here.budget.prior.rows)
+            yield self.taken(self.made, here, self.strangers // len(plans), near, safe=safe)
+
+    def spoofed(self) -> Iterator[tuple[int, int]]:
+        """Strangers who each claim to be somebody."""
+        for here in self.intact.values():
+            for target in self.random.integers(0, self.made.people, CLAIMS).tolist():
+                limits, before = floors(self.alpha, self.made.people), claimed(here.budget.prior, target)
+                budget = share_out(before, here.budget.scales, self.alpha, limits, insist=True)
+                said = Plan(budget, [Tier("claim", np.array([target])), *here.tiers])
+                yield self.taken(self.made, said, self.strangers // (CLAIMS * len(self.devices)))
+
+    def with_digits(self) -> Iterator[tuple[int, int]]:
+        """Strangers who are taken for somebody at the first look, or at the second with whatever digits they type."""
+        count, asking = self.strangers // (TYPED * len(self.devices)), replace(self.rule, digits=DIGITS)
+        for here in self.planned(self.made, share=1 - ASK_SHARE).values():
+            for _ in range(TYPED):
+                found, _ = self.taken(self.made, here, count)
+                after = second(here, typed(self.made, self.random, -1), self.alpha)
+                for forced in Lucky(self.made, after.budget, self.dimension).of(count, self.random):
+                    probe = Scorer(self.made, self.random, self.dimension, -1, forced=forced)
+                    first = look(here.budget, asking, HABITS, here.tiers, probe.score, probe.search, top=5)
+                    if first.decision == "ask":
+                        answer = look(after.budget, self.rule, HABITS, after.tiers, probe.score, probe.search, top=5)
+                        found += answer.decision == "match"
+                yield found, count
+
+
+def typed(made: World, random: np.random.Generator, row: int) -> NDArray[np.int64]:
+    """Whose digits are those that a visitor types."""
+    matches = random.integers(0, made.people, random.poisson(made.people * 10.0**-DIGITS))
+    return np.unique(np.append(matches, row) if row >= 0 and random.random() >= SLIP else matches)
+
+
+def second(here: Plan, matches: NDArray[np.int64], alpha: float) -> Plan:
+    """What the service expects once digits were given."""
+    before = digits_given(here.budget.prior, matches, DIGITS, HABITS)
+    limits = floors(alpha, before.residents.people, matches)
+    budget = share_out(before, here.budget.scales, alpha * ASK_SHARE, limits, insist=True)
+    return Plan(budget, in_order((Tier("digits", matches), *here.tiers), budget))
+
+
+def strict(budget: Budget, rule: Rule) -> Budget:
+    """Thresholds that nobody is under who is accepted in safe mode.
+
+    There the best has certainty times all that speaks for anybody, and that is (1 - pi_u) excess / alpha at least.
+    """
+    least = rule.certainty * (1 - budget.prior.unknown) * budget.scales.excess / budget.fpir
+    return replace(budget, demand=float(np.log(least)))
+
+
+def poisson_interval(errors: int) -> tuple[float, float]:
+    """A 95 % interval of an expected count (Garwood 1936)."""
+    from scipy.stats import chi2
+
+    return (0.0 if errors == 0 else float(chi2.ppf(0.025, 2 * errors) / 2)), float(chi2.ppf(0.975, 2 * errors + 2) / 2)
+
+
+def wrong_homes(made: World) -> World:
+    """The same country, the homes on file shuffled for a fifth of the people."""
+    homes = made.homes.copy()
+    astray = np.random.default_rng(1).random(len(homes)) < 0.2
+    homes[astray] = np.random.default_rng(2).permutation(homes[astray])
+    return replace(made, homes=homes)
+
+
+def replace_regulars(made: World) -> World:
+    """The same country, half of the regulars of each device replaced."""
+    regulars = made.regulars.copy()
+    count = regulars[:, ::2].size
+    regulars[:, ::2] = made.passers(np.repeat(made.where, REGULARS // 2)).reshape(len(made.where), -1)[:, :count]
+    return replace(made, regulars=regulars)

@@ -1,0 +1,109 @@
+"""Own calibration: a gallery measured on its own people, by the running product."""
+
+import hashlib
+
+import numpy as np
+import pytest
+
+from service.errors import CalibrationError
+from service.gallery import calibrations, faces, galleries, people
+from service.gallery.records import NewTemplate, PersonFields
+from service.recognition import own
+from tests.faces import orl_photo
+
+PEOPLE = 500
+HOME, FAR = "881f8d7a49fffff", "8828308281fffff"
+
+
+def enrolled(product, name, vectors, homes=(None,)):
+    with product.catalog.write() as tx:
+        pk = galleries.get(tx, name).pk
+        for number, vector in enumerate(vectors):
+            people.create(tx, pk, f"p{number}", PersonFields(region=homes[number % len(homes)]))
+            digest = hashlib.sha256(f"{number}".encode()).hexdigest()
+            unit = (vector / np.linalg.norm(vector)).astype(np.float32)
+            faces.add(tx, pk, f"p{number}", [NewTemplate(digest, unit, 0.7, (0, 0, 0, 0))], limit=5)
+    product.views.of(pk).catch_up()
+    with product.catalog.read() as reading:
+        return galleries.get(reading, name)
+
+
+def strangers(count=PEOPLE, *, alike=0.0, seed=0):
+    """Random directions; `alike` is how much of one common direction each has."""
+    random = np.random.default_rng(seed)
+    return random.standard_normal((count, 128)) + alike * np.sqrt(128) * np.eye(128)[0]
+
+
+def test_every_pair_of_people_is_counted_once(service, gallery):
+    record = enrolled(service.product, gallery.name, strangers())
+    found = own.measure(service.product, record, seed=0)
+    assert found.kept.people == PEOPLE
+    assert found.kept.tiers["all"]["pairs"] == PEOPLE * (PEOPLE - 1) // 2
+    assert "near" not in found.kept.tiers
+    assert sum(found.figures["all"].cases) > 0
+
+
+def test_a_gallery_of_people_who_look_alike_asks_for_more_of_a_face(service, gallery):
+    """Random directions that share a third of one have cosines about 0.1 instead of 0."""
+    record = enrolled(service.product, gallery.name, strangers(alike=0.5))
+    photo = orl_photo(1, 1)
+    before = gallery.identify(photo).json()["faces"][0]
+    own.measure(service.product, record, seed=0)
+    after = gallery.identify(photo).json()["faces"][0]
+    assert after["threshold"] > before["threshold"] + 0.02
+    refused = gallery.identify(photo, fpir=0.003)
+    assert (refused.status_code, refused.json()["code"]) == (422, "fpir_not_supported")
+
+
+def test_neighbours_are_measured_apart(service, gallery):
+    """Nine of ten people live in one town; they share a direction, and look more alike than the others do."""
+    random, at_home = np.random.default_rng(6).standard_normal((PEOPLE, 128)), np.arange(PEOPLE) % 10 < 9
+    random[at_home] += 0.5 * np.random.default_rng(5).standard_normal(128)
+    record = enrolled(service.product, gallery.name, random, [HOME] * 9 + [FAR])
+    found = own.measure(service.product, record, seed=0)
+    near = found.kept.tiers["near"]
+    assert near["pairs"] == 450 * 449 // 2 + 50 * 49 // 2
+    far = service.product.calibrated.far(record.pk, PEOPLE, 0.5)
+    near_by = service.product.calibrated.near(record.pk, far, 250, 0.5)
+    assert near_by.threshold(1e-2) > far.threshold(1e-2)
+
+
+@pytest.mark.parametrize("count", [0, 1, 2])
+def test_a_gallery_of_nobody_or_hardly_anybody_is_refused(service, gallery, count):
+    record = enrolled(service.product, gallery.name, strangers(count))
+    with pytest.raises(CalibrationError, match=f"{count} people"):
+        own.measure(service.product, record)
+    with service.product.catalog.read() as reading:
+        assert calibrations.newest(reading, record.pk) is None
+
+
+def test_two_people_of_the_same_photo_are_one_person_enrolled_twice(service, gallery):
+    vectors = strangers()
+    record = enrolled(service.product, gallery.name, np.concatenate([vectors, vectors[:2]]))
+    found = own.measure(service.product, record, seed=0)
+    assert found.kept.tiers["all"]["doubles"] == 2
+
+
+def test_a_gallery_is_due_once_it_has_grown(service, gallery):
+    product = service.product
+    record = enrolled(product, gallery.name, strangers(100))
+    assert not own.due(product, record, 0.25)
+    record = enrolled_more(product, gallery.name, 100, PEOPLE)
+    assert own.due(product, record, 0.25)
+    own.measure(product, record, seed=0)
+    assert not own.due(product, record, 0.25)
+    record = enrolled_more(product, gallery.name, PEOPLE, PEOPLE + 130)
+    assert own.due(product, record, 0.25)
+
+
+def enrolled_more(product, name, first, last):
+    with product.catalog.write() as tx:
+        pk = galleries.get(tx, name).pk
+        for number in range(first, last):
+            vector = strangers(1, seed=number)[0]
+            unit = (vector / np.linalg.norm(vector)).astype(np.float32)
+            digest = hashlib.sha256(f"{number}".encode()).hexdigest()
+            faces.add(tx, pk, f"p{number}", [NewTemplate(digest, unit, 0.7, (0, 0, 0, 0))], limit=5)
+    product.views.of(pk).catch_up()
+    with product.catalog.read() as reading:
+        return galleries.get(reading, name)
