@@ -20,6 +20,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from training.fused import Depthwise, NormPReLU
+
 SIDE = 112
 """Width and height of a crop in pixels."""
 
@@ -68,13 +70,11 @@ class _MobileBlock(nn.Module):
         self.residual = stride == 1 and inside == outside
         self.layers = nn.Sequential(
             nn.Conv2d(inside, wide, 1, bias=False),
-            nn.BatchNorm2d(wide),
-            nn.PReLU(wide),
-            nn.Conv2d(wide, wide, 3, stride, 1, groups=wide, bias=False),
-            nn.BatchNorm2d(wide),
-            nn.PReLU(wide),
+            NormPReLU(wide),
+            Depthwise(wide, stride),
+            NormPReLU(wide),
             nn.Conv2d(wide, outside, 1, bias=False),
-            nn.BatchNorm2d(outside),
+            NormPReLU(outside, bent=False),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -95,11 +95,9 @@ class MobileFaceNet(nn.Module):
         self.remember_less = remember_less
         self.stem = nn.Sequential(
             nn.Conv2d(3, 64, 3, 2, 1, bias=False),
-            nn.BatchNorm2d(64),
-            nn.PReLU(64),
-            nn.Conv2d(64, 64, 3, 1, 1, groups=64, bias=False),
-            nn.BatchNorm2d(64),
-            nn.PReLU(64),
+            NormPReLU(64),
+            Depthwise(64),
+            NormPReLU(64),
         )
         blocks: list[nn.Module] = []
         width = 64
@@ -116,12 +114,11 @@ class MobileFaceNet(nn.Module):
         self.blocks = nn.Sequential(*blocks)
         self.tail = nn.Sequential(
             nn.Conv2d(128, 512, 1, bias=False),
-            nn.BatchNorm2d(512),
-            nn.PReLU(512),
+            NormPReLU(512),
             nn.Conv2d(512, 512, 7, groups=512, bias=False),
-            nn.BatchNorm2d(512),
+            NormPReLU(512, bent=False),
             nn.Conv2d(512, dim, 1, bias=False),
-            nn.BatchNorm2d(dim),
+            NormPReLU(dim, bent=False),
         )
         for module in self.modules():
             if isinstance(module, nn.Conv2d):

@@ -13,6 +13,7 @@ def parameters(network):
 
 COSTS = {
     "Conv2d": lambda module, _, out: out.numel() * module.weight[0].numel(),
+    "Depthwise": lambda module, _, out: out.numel() * module.weight[0].numel(),
     "Linear": lambda module, _, out: out.numel() * module.in_features,
     "_Attention": lambda _, x, out: 2 * x.shape[1] ** 2 * x.shape[2],
 }
