@@ -43,6 +43,7 @@ from service.imports.worker import Worker
 from service.recognition.asked import Asked
 from service.recognition.calibrated import Calibrated
 from service.recognition.expectations import Expectations
+from service.recognition.following import Follower, follow
 from service.recognition.forget import forget_expired
 from service.recognition.keeping import Kept, Wanted, keep
 from service.recognition.known import KnownGalleries
@@ -51,6 +52,8 @@ from service.recognition.portrait import DOMINANT
 from service.recognition.product import Policy, Product, calibration_of
 from service.recognition.visits import forget_old
 from service.settings import Settings, SettingsError
+from service.shared.redis_store import InRedis
+from service.shared.store import InProcess, Shared
 from service.vision.batching import Batcher, Workers
 from service.vision.choice import Chosen, choose
 from service.vision.encode import Encoder
@@ -89,7 +92,7 @@ def create_app(settings: Settings) -> FastAPI:
         version=__version__,
         description=DESCRIPTION,
         lifespan=_lifespan,
-        responses=problems.described(400, 500, 503),
+        responses=problems.described(400, 429, 500, 503),
     )
     app.state.settings = settings
     app.state.metrics = Metrics()
@@ -122,7 +125,9 @@ async def _open(app: FastAPI, settings: Settings, stack: AsyncExitStack) -> Prod
     stack.callback(folder.close)
     catalog = await asyncio.to_thread(Catalog.open, settings.catalog or folder.catalog, secret=folder.secret, fuse=fuse)
     stack.callback(catalog.close)
-    access = Access(catalog)
+    shared = await asyncio.to_thread(_shared, settings.redis, catalog.id)
+    stack.callback(shared.close)
+    access = Access(catalog, shared, rate=settings.rate)
     await asyncio.to_thread(refuse_open_network, settings, access)
 
     store = ModelStore(settings.models)
@@ -157,17 +162,20 @@ async def _open(app: FastAPI, settings: Settings, stack: AsyncExitStack) -> Prod
     )
     await stack.enter_async_context(keeping)
     calibrated, history = Calibrated(calibration_of(recognition.manifest)), CatalogVisits()
+    known = KnownGalleries()
     product = Product(
         model=recognition.manifest,
         calibrated=calibrated,
         reader=seen,
         catalog=catalog,
         views=views,
-        known=KnownGalleries(),
+        known=known,
         visits=history,
         expectations=Expectations(catalog, history, calibrated, Habits(), Gravity()),
-        asked=Asked(),
-        claims=Claims(),
+        asked=Asked(shared),
+        claims=Claims(shared),
+        shared=shared,
+        follower=Follower(catalog, views, known, recognition.manifest.digest),
         storage=storage,
         keeping=keeping,
         writing=writing,
@@ -182,6 +190,8 @@ async def _open(app: FastAPI, settings: Settings, stack: AsyncExitStack) -> Prod
         ),
     )
     await asyncio.to_thread(_open_views, product)
+    if catalog.shared:
+        await _keep_in_step(product, settings.poll, stack)
     app.state.imports = importer = _importer(product, settings, recognition, detection, streams)
     if importer.root.path is not None:
         importer.start()
@@ -221,6 +231,24 @@ def _indexes(settings: Settings, folder: DataFolder, catalog: Catalog) -> Indexe
     except ImportError as error:
         raise SettingsError("VULTUS_INDEX=milvus needs the extra `milvus`: pip install 'vultus[milvus]'") from error
     return MilvusIndexes(MilvusServer(settings.milvus, settings.milvus_token), catalog)
+
+
+def _shared(url: str, space: str) -> Shared:
+    return InRedis(url, space) if url else InProcess()
+
+
+async def _keep_in_step(product: Product, seconds: float, stack: AsyncExitStack) -> None:
+    """Follow what other replicas change, and tell them what is changed here."""
+    loop, told = asyncio.get_running_loop(), asyncio.Event()
+    await asyncio.to_thread(product.follower.look)
+
+    def hear(_notice: str) -> None:
+        loop.call_soon_threadsafe(told.set)
+
+    product.shared.listen(hear)
+    product.catalog.after_commits(lambda: product.shared.tell("changed"))
+    following = asyncio.create_task(follow(product.follower, told, seconds=seconds), name="following")
+    stack.push_async_callback(_stop, following)
 
 
 def is_loopback(host: str) -> bool:

@@ -365,6 +365,38 @@ class SecretError(VultusError):
     status, code, title = 409, "secret_differs", "The secret is another one"
 
 
+class SharedStateError(VultusError):
+    """Redis, where replicas share what they may lose, cannot be used as it is configured."""
+
+    status, code, title = 503, "shared_state_unusable", "The shared state cannot be used"
+
+
+class RateLimitedError(OverloadedError):
+    """An API key asked for more in a minute than it may."""
+
+    code, title = "rate_limited", "Too many requests"
+
+
+class RevisionError(VultusError):
+    """The caller has seen a later revision of the gallery than this replica can show.
+
+    Args:
+        detail: which revision was wanted.
+        revision: the one that is shown.
+    """
+
+    status, code, title = 503, "revision_not_reached", "The revision is not reached yet"
+
+    def __init__(self, detail: str, *, revision: int = 0) -> None:
+        super().__init__(detail, revision=revision, retry_after=1)
+
+
+class ReplicaBehindError(VultusError):
+    """This replica has not followed the catalog for too long."""
+
+    status, code, title = 503, "replica_behind", "The replica is behind"
+
+
 class SnapshotError(VultusError):
     """An index snapshot is damaged, cut short or of another kind; the index is rebuilt from the catalog."""
 

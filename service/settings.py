@@ -45,6 +45,14 @@ class Settings(BaseSettings):
             description="PostgreSQL URL of the catalog that replicas share; without it SQLite in the data folder",
         ),
     ] = ""
+    redis: Annotated[
+        str,
+        Field(
+            repr=False,
+            pattern="^(rediss?://.*)?$",
+            description="Redis URL of what replicas share beside the catalog; without it each keeps it to itself",
+        ),
+    ] = ""
     secret: Annotated[
         Path | None, Field(description="file of the secret that replicas share; without it the data folder holds one")
     ] = None
@@ -91,6 +99,12 @@ class Settings(BaseSettings):
         Field(ge=0, le=100, description="growth after which a gallery is measured on its own; 0 for never"),
     ] = 0.25
     visit_days: Annotated[int, Field(ge=1, le=3650, description="days for which a confirmed visit is kept")] = 400
+    rate: Annotated[
+        int, Field(ge=0, le=10_000_000, description="requests that an API key may send in a minute; 0 is any number")
+    ] = 0
+    poll: Annotated[
+        float, Field(gt=0, le=60, description="seconds after which a replica looks for changes that nobody told of")
+    ] = 0.5
     snapshot_every: Annotated[int, Field(ge=1, description="revisions after which a snapshot is written")] = 5_000
     key: Annotated[str, Field(repr=False, description="API key that the command line sends to a service")] = ""
     log_level: Annotated[Literal["debug", "info", "warning", "error"], Field(description="least level logged")] = "info"

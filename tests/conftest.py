@@ -26,8 +26,10 @@ from service.artifact.store import ModelStore
 from service.errors import FetchError
 from service.recognition.product import Product
 from service.settings import CHECKOUT, Settings
+from service.shared.redis_store import InRedis
+from service.shared.store import InProcess, Shared
 from tests.milvus_server import Milvus
-from tests.servers import Postgres, postgres
+from tests.servers import Postgres, Redis, postgres, redis_server
 
 PROBLEM = "application/problem+json"
 MEMBERS = {"type", "title", "status", "code", "detail", "request_id"}
@@ -189,6 +191,25 @@ def milvus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Milvus]:
     server.start()
     yield server
     server.kill()
+
+
+@pytest.fixture(scope="session")
+def redis_session() -> Iterator[Redis]:
+    """A Redis for the whole session."""
+    with redis_server() as server:
+        yield server
+
+
+@pytest.fixture(params=["in this process", "in Redis"])
+def shared(request: pytest.FixtureRequest) -> Iterator[Shared]:
+    """An empty shared state of either kind."""
+    if request.param == "in this process":
+        store: Shared = InProcess()
+    else:
+        store = InRedis(request.getfixturevalue("redis_session").url, f"test-{next(_NUMBERS)}")
+        assert store.state == "up"
+    yield store
+    store.close()
 
 
 @pytest.fixture(scope="session")

@@ -14,18 +14,20 @@ from service.settings import CHECKOUT
 SERVICE = CHECKOUT / "service"
 MODULES = sorted(SERVICE.rglob("*.py"))
 
+CORE = {"errors", "artifact", "vision", "identify", "gallery", "shared"}
 BELOW = {
     "errors": set(),
     "settings": {"errors"},
     "artifact": {"errors"},
     "identify": {"errors"},
-    "gallery": {"errors"},
+    "shared": {"errors"},
+    "gallery": {"errors", "shared"},
     "vision": {"errors", "artifact"},
-    "recognition": {"errors", "artifact", "vision", "identify", "gallery"},
-    "imports": {"errors", "artifact", "vision", "identify", "gallery", "recognition"},
-    "api": {"errors", "artifact", "vision", "identify", "gallery", "recognition", "imports"},
-    "app": {"errors", "artifact", "vision", "identify", "gallery", "recognition", "imports", "api", "settings"},
-    "cli": {"errors", "artifact", "vision", "identify", "gallery", "recognition", "imports", "api", "app", "settings"},
+    "recognition": CORE,
+    "imports": CORE | {"recognition"},
+    "api": CORE | {"recognition", "imports"},
+    "app": CORE | {"recognition", "imports", "api", "settings"},
+    "cli": CORE | {"recognition", "imports", "api", "app", "settings"},
     "__main__": {"cli"},
     "__init__": set(),
 }
@@ -35,6 +37,7 @@ THEIR_OWN = {
     "http": ({"fastapi", "starlette", "uvicorn"}, {"api", "app", "cli"}),
     "sql": ({"sqlalchemy", "sqlite3", "pg8000"}, {"gallery"}),
     "inference": ({"onnxruntime", "openvino"}, {"vision", "artifact"}),
+    "redis": ({"redis"}, {"shared"}),
     "index": ({"faiss", "pymilvus", "grpc"}, {"gallery"}),
     "photos": ({"PIL"}, {"vision", "cli"}),
     "terminal": ({"typer", "rich"}, {"cli"}),

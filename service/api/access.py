@@ -14,16 +14,19 @@ from typing import Final
 
 from fastapi import Request
 
-from service.errors import ForbiddenError, UnauthorizedError
+from service.errors import ForbiddenError, RateLimitedError, UnauthorizedError
 from service.gallery import keys
 from service.gallery.catalog import Catalog
+from service.shared.store import Shared
 
 SCOPES: Final = ("read", "identify", "enroll", "manage", "embed")
 """read: galleries, people, models; identify: identify, verify, detect; enroll: people and faces, forget; manage:
 galleries; embed: embeddings in and out."""
 
 REMEMBERED_SECONDS: Final = 5.0
-"""A key is looked up again after this long, so that a revoked one stops working soon and each request stays cheap."""
+"""A key is looked up again after this long, so that one revoked anywhere stops working soon and requests stay cheap."""
+
+MINUTE: Final = 60.0
 
 
 class Access:
@@ -31,11 +34,17 @@ class Access:
 
     Args:
         catalog: holds the keys.
+        shared: where replicas count together.
+        rate: requests that a key may send in a minute; 0 is any number.
         remembered: seconds for which a key is not looked up again.
     """
 
-    def __init__(self, catalog: Catalog, *, remembered: float = REMEMBERED_SECONDS) -> None:
+    def __init__(
+        self, catalog: Catalog, shared: Shared, *, rate: int = 0, remembered: float = REMEMBERED_SECONDS
+    ) -> None:
         self._catalog = catalog
+        self._shared = shared
+        self._rate = rate
         self._remembered = remembered
         self._seen: dict[str, tuple[float, keys.KeyRecord | None]] = {}
         self._any: tuple[float, bool] = (0.0, False)
@@ -67,6 +76,18 @@ class Access:
             raise ForbiddenError(f"the API key lacks the scope {scope}", scope=scope)
         return key.key
 
+    async def admit(self, caller: str) -> None:
+        """Count a request of a caller; those without a key are counted together.
+
+        Raises:
+            RateLimitedError: there were too many within a minute.
+        """
+        if self._rate == 0:
+            return
+        left = await asyncio.to_thread(self._shared.spend, f"rate:{caller}", self._rate, MINUTE)
+        if left is not None:
+            raise RateLimitedError(f"a key may send {self._rate} requests a minute", retry_after=int(left) + 1)
+
     async def _keys_exist(self, now: float) -> bool:
         checked, found = self._any
         if now - checked > self._remembered or not checked:
@@ -96,6 +117,7 @@ def needs(scope: str) -> Callable[[Request], Awaitable[str]]:
     async def dependency(request: Request) -> str:
         access: Access = request.app.state.access
         caller = await access.caller(request.headers.get("authorization", ""), scope)
+        await access.admit(caller)
         request.state.caller = caller
         return caller
 

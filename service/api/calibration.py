@@ -8,7 +8,7 @@ from dataclasses import asdict
 from fastapi import APIRouter, Depends, Request, Response
 
 from service.api.access import needs
-from service.api.dependencies import ProductDep
+from service.api.dependencies import ProductAtDep
 from service.api.problems import described
 from service.api.schemas import CalibrationOut, CalibrationTierOut, HabitsOut, Id
 from service.api.writes import Keep, body_digest, idempotent, write
@@ -29,7 +29,7 @@ router = APIRouter(prefix="/v1/galleries/{gallery}", tags=["calibration"])
     responses=described(401, 403, 404, 409, 422, 507),
     dependencies=[Depends(needs("manage")), Depends(idempotent)],
 )
-async def fit_habits(product: ProductDep, request: Request, gallery: Id) -> Response:
+async def fit_habits(product: ProductAtDep, request: Request, gallery: Id) -> Response:
     """Fit the prior of a gallery to its visits, by what is held out of them; it holds from the next request on."""
 
     async def work(keep: Keep) -> None:
@@ -50,7 +50,7 @@ async def fit_habits(product: ProductDep, request: Request, gallery: Id) -> Resp
     responses=described(401, 403, 404, 409, 422, 507),
     dependencies=[Depends(needs("manage")), Depends(idempotent)],
 )
-async def measure_gallery(product: ProductDep, request: Request, gallery: Id) -> Response:
+async def measure_gallery(product: ProductAtDep, request: Request, gallery: Id) -> Response:
     """Measure what the scores of a gallery's own people mean; takes seconds to minutes, by its size."""
     record, _ = await product.gallery(gallery)
 
@@ -64,7 +64,7 @@ async def measure_gallery(product: ProductDep, request: Request, gallery: Id) ->
 
 
 @router.get("/calibration", responses=described(401, 403, 404, 422), dependencies=[Depends(needs("read"))])
-async def get_calibration(product: ProductDep, gallery: Id) -> CalibrationOut:
+async def get_calibration(product: ProductAtDep, gallery: Id) -> CalibrationOut:
     """Look up the newest calibration of a gallery."""
 
     def work() -> CalibrationOut:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 
 from fastapi import APIRouter, Depends, Request
 
 from service.api import render, uploads
 from service.api.access import Access, needs
-from service.api.dependencies import MetricsDep, ProductDep
+from service.api.dependencies import MetricsDep, ProductAtDep, ProductDep
 from service.api.problems import described
 from service.api.schemas import (
     Context,
@@ -42,7 +43,9 @@ PHOTO_ERRORS = described(400, 401, 403, 413, 415, 422, 429)
     openapi_extra=uploads.described(IdentifyJson, ["photo"]),
     dependencies=[Depends(needs("identify"))],
 )
-async def identify_faces(product: ProductDep, metrics: MetricsDep, request: Request, gallery: Id) -> IdentificationOut:
+async def identify_faces(
+    product: ProductAtDep, metrics: MetricsDep, request: Request, gallery: Id
+) -> IdentificationOut:
     """Say whose faces a photo shows, each with its probability, at the target false-positive rate `fpir`."""
     upload = await uploads.read_upload(request, "photo")
     body = upload.model(IdentifyJson)
@@ -53,7 +56,7 @@ async def identify_faces(product: ProductDep, metrics: MetricsDep, request: Requ
         raise InvalidRequestError("send exactly one of photo, embedding and an earlier answer")
     photo = embedding = seen = None
     if again is not None:
-        pending = product.asked.take(gallery, again)
+        pending = await product.stored(partial(product.asked.take, gallery, again))
         embedding, seen = pending.probe, pending.seen
         context = replace(pending.context, digits=context.digits)
     elif body.embedding is not None:
@@ -74,6 +77,7 @@ async def identify_faces(product: ProductDep, metrics: MetricsDep, request: Requ
         certainty=body.certainty,
         safe=body.safe,
     )
+    request.state.revision = done.revision
     for face in done.faces:
         metrics.decisions.labels(gallery, face.decision).inc()
         metrics.search.observe(face.search_ms / 1000)
@@ -101,7 +105,7 @@ def _context(given: Context | None) -> Known:
     openapi_extra=uploads.described(VerifyPersonJson, ["photo"]),
     dependencies=[Depends(needs("identify"))],
 )
-async def verify_against_person(product: ProductDep, request: Request, gallery: Id, person: Id) -> VerificationOut:
+async def verify_against_person(product: ProductAtDep, request: Request, gallery: Id, person: Id) -> VerificationOut:
     """Say whether the largest face of a photo is this person's."""
     upload = await uploads.read_upload(request, "photo")
     body = upload.model(VerifyPersonJson, given=["photo"])

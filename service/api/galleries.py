@@ -6,7 +6,7 @@ from fastapi import APIRouter, Depends, Request, Response
 
 from service.api import render
 from service.api.access import needs
-from service.api.dependencies import Cursor, PageSize, ProductDep
+from service.api.dependencies import Cursor, PageSize, ProductAtDep, ProductDep
 from service.api.problems import described
 from service.api.schemas import GalleryDeleted, GalleryIn, GalleryOut, GalleryPage, GalleryPatch, Id
 from service.api.writes import Keep, body_digest, idempotent, write
@@ -60,7 +60,7 @@ async def create_gallery(product: ProductDep, request: Request, body: GalleryIn)
 
 
 @router.get("/{gallery}", responses=described(401, 403, 404, 422), dependencies=[Depends(needs("read"))])
-async def get_gallery(product: ProductDep, gallery: Id) -> GalleryOut:
+async def get_gallery(product: ProductAtDep, gallery: Id) -> GalleryOut:
     """Look a gallery up."""
 
     def work() -> GalleryOut:
@@ -78,7 +78,7 @@ async def get_gallery(product: ProductDep, gallery: Id) -> GalleryOut:
     dependencies=[Depends(needs("manage")), Depends(idempotent)],
 )
 async def change_gallery(
-    product: ProductDep,
+    product: ProductAtDep,
     request: Request,
     gallery: Id,
     body: GalleryPatch,
@@ -106,7 +106,7 @@ async def change_gallery(
     responses=described(401, 403, 404, 409, 422, 507),
     dependencies=[Depends(needs("manage")), Depends(idempotent)],
 )
-async def delete_gallery(product: ProductDep, request: Request, gallery: Id) -> Response:
+async def delete_gallery(product: ProductAtDep, request: Request, gallery: Id) -> Response:
     """Delete a gallery with everybody in it."""
 
     async def work(keep: Keep) -> None:

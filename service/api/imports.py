@@ -7,7 +7,7 @@ from fastapi.responses import StreamingResponse
 
 from service.api import render
 from service.api.access import Access, needs
-from service.api.dependencies import Cursor, ImportsDep, PageSize, ProductDep
+from service.api.dependencies import Cursor, ImportsDep, PageSize, ProductAtDep
 from service.api.problems import described
 from service.api.schemas import Id, ImportIn, ImportOut, ImportPage
 from service.api.writes import Keep, body_digest, idempotent, write
@@ -29,7 +29,7 @@ router = APIRouter(prefix="/v1/galleries/{gallery}/imports", tags=["imports"])
     dependencies=[Depends(needs("enroll")), Depends(idempotent)],
 )
 async def begin_import(
-    product: ProductDep, imports: ImportsDep, request: Request, gallery: Id, body: ImportIn
+    product: ProductAtDep, imports: ImportsDep, request: Request, gallery: Id, body: ImportIn
 ) -> Response:
     """Enrol a folder, a manifest, a tar or ready embeddings; what was asked for before and has not ended goes on."""
     if body.embeddings is not None:
@@ -55,7 +55,7 @@ async def begin_import(
 
 @router.get("", responses=described(401, 403, 404, 422), dependencies=[Depends(needs("read"))])
 async def list_imports(
-    product: ProductDep, imports: ImportsDep, gallery: Id, cursor: Cursor = None, limit: PageSize = 100
+    product: ProductAtDep, imports: ImportsDep, gallery: Id, cursor: Cursor = None, limit: PageSize = 100
 ) -> ImportPage:
     """List the imports of a gallery, the newest first."""
     page = await jobs.page(product, imports, gallery, after=cursor, limit=limit)
@@ -63,7 +63,7 @@ async def list_imports(
 
 
 @router.get("/{job}", responses=described(401, 403, 404, 422), dependencies=[Depends(needs("read"))])
-async def get_import(product: ProductDep, imports: ImportsDep, gallery: Id, job: Id) -> ImportOut:
+async def get_import(product: ProductAtDep, imports: ImportsDep, gallery: Id, job: Id) -> ImportOut:
     """Look an import up: how far it is, how fast, and what became of the photos so far."""
     return render.progress(await jobs.get(product, imports, gallery, job))
 
@@ -77,7 +77,7 @@ async def get_import(product: ProductDep, imports: ImportsDep, gallery: Id, job:
     },
     dependencies=[Depends(needs("read"))],
 )
-async def get_report(product: ProductDep, imports: ImportsDep, gallery: Id, job: Id) -> StreamingResponse:
+async def get_report(product: ProductAtDep, imports: ImportsDep, gallery: Id, job: Id) -> StreamingResponse:
     """Say what became of each photo so far, as CSV."""
     found = await jobs.get(product, imports, gallery, job)
     headers = {"Content-Disposition": f'attachment; filename="{found.record.import_id}.csv"'}
@@ -90,7 +90,7 @@ async def get_report(product: ProductDep, imports: ImportsDep, gallery: Id, job:
     responses=described(401, 403, 404, 409, 422, 507),
     dependencies=[Depends(needs("enroll")), Depends(idempotent)],
 )
-async def cancel_import(product: ProductDep, imports: ImportsDep, request: Request, gallery: Id, job: Id) -> Response:
+async def cancel_import(product: ProductAtDep, imports: ImportsDep, request: Request, gallery: Id, job: Id) -> Response:
     """Cancel an import; what it enrolled stays, and one that has ended stays as it is."""
 
     async def work(keep: Keep) -> None:

@@ -34,6 +34,7 @@ class Metrics:
             "vultus_last_tier_total", "Faces identified, by the last tier examined.", ["tier"], registry=self.registry
         )
         self.faces = Counter("vultus_faces_enrolled_total", "Faces kept.", ["gallery"], registry=self.registry)
+        self.behind = Gauge("vultus_behind_seconds", "What was committed longer ago is shown.", registry=self.registry)
         self.waiting = Gauge(
             "vultus_waiting", "Photos or faces waiting for a model.", ["stage"], registry=self.registry
         )

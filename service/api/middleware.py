@@ -51,7 +51,11 @@ class Envelope:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)["X-Request-Id"] = request_id
+                headers_ = MutableHeaders(scope=message)
+                headers_["X-Request-Id"] = request_id
+                revision = scope["state"].get("revision")
+                if revision is not None:
+                    headers_["X-Vultus-Revision"] = str(revision)
             await send(message)
 
         try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from fastapi import APIRouter, Depends, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
@@ -11,9 +13,13 @@ from service.api.dependencies import MetricsDep, ProductDep
 from service.api.problems import described
 from service.api.schemas import EngineOut, Live, ModelOut, ModelsOut, Ready
 from service.artifact.manifest import Manifest
+from service.errors import ReplicaBehindError
 from service.vision.choice import Chosen
 
 router = APIRouter(tags=["operation"])
+
+BEHIND_SECONDS: Final = 5.0
+"""A replica that is further behind should not be asked."""
 
 
 @router.get("/v1/models", responses=described(401, 403), dependencies=[Depends(needs("read"))])
@@ -58,7 +64,7 @@ async def live() -> Live:
 
 @router.get("/health/ready", responses=described(503))
 async def ready(product: ProductDep, request: Request) -> Ready:
-    """Tell that the service can do its work: models loaded, catalog readable."""
+    """Tell that the service can do its work: models loaded, catalog readable, its changes followed."""
 
     def readable() -> None:
         with product.catalog.read():
@@ -66,12 +72,28 @@ async def ready(product: ProductDep, request: Request) -> Ready:
 
     await product.stored(readable)
     engine: Chosen = request.app.state.engines[product.model.name]
-    return Ready(model=product.model.name, engine=engine.engine.name, version=__version__)
+    lag = product.follower.lag()
+    if lag.seconds > BEHIND_SECONDS:
+        raise ReplicaBehindError(
+            f"the catalog was last followed {lag.seconds:.0f} s ago",
+            behind_seconds=round(lag.seconds, 3),
+            behind_revisions=lag.revisions,
+        )
+    return Ready(
+        model=product.model.name,
+        engine=engine.engine.name,
+        version=__version__,
+        catalog="postgresql" if product.catalog.shared else "sqlite",
+        shared=product.shared.state,
+        behind_seconds=round(lag.seconds, 3),
+        behind_revisions=lag.revisions,
+    )
 
 
 @router.get("/metrics", response_class=Response, responses=described(401, 403), dependencies=[Depends(needs("read"))])
 async def metrics(product: ProductDep, counted: MetricsDep) -> Response:
     """Give the service's counters in Prometheus' text format."""
+    counted.behind.set(product.follower.lag().seconds)
     counted.waiting.labels("photos").set(product.reader.seeing.waiting)
     counted.waiting.labels("faces").set(product.reader.encoding.waiting)
     return Response(generate_latest(counted.registry), media_type=CONTENT_TYPE_LATEST)

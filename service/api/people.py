@@ -8,7 +8,7 @@ from fastapi import APIRouter, Depends, Request, Response
 
 from service.api import render, uploads
 from service.api.access import Access, needs
-from service.api.dependencies import Cursor, MetricsDep, PageSize, ProductDep
+from service.api.dependencies import Cursor, MetricsDep, PageSize, ProductAtDep
 from service.api.problems import described
 from service.api.schemas import (
     EnrollJson,
@@ -36,7 +36,7 @@ router = APIRouter(prefix="/v1/galleries/{gallery}/people", tags=["people"])
 
 
 @router.get("", responses=described(401, 403, 404, 422), dependencies=[Depends(needs("read"))])
-async def list_people(product: ProductDep, gallery: Id, cursor: Cursor = None, limit: PageSize = 100) -> PersonPage:
+async def list_people(product: ProductAtDep, gallery: Id, cursor: Cursor = None, limit: PageSize = 100) -> PersonPage:
     """List people by id."""
 
     def work() -> PersonPage:
@@ -48,7 +48,7 @@ async def list_people(product: ProductDep, gallery: Id, cursor: Cursor = None, l
 
 
 @router.get("/{person}", responses=described(401, 403, 404, 422), dependencies=[Depends(needs("read"))])
-async def get_person(product: ProductDep, gallery: Id, person: Id) -> PersonOut:
+async def get_person(product: ProductAtDep, gallery: Id, person: Id) -> PersonOut:
     """Look a person up, with the faces that are kept."""
 
     def work() -> PersonOut:
@@ -69,7 +69,7 @@ async def get_person(product: ProductDep, gallery: Id, person: Id) -> PersonOut:
     dependencies=[Depends(needs("enroll")), Depends(idempotent)],
 )
 async def put_person(
-    product: ProductDep,
+    product: ProductAtDep,
     request: Request,
     gallery: Id,
     person: Id,
@@ -98,7 +98,7 @@ async def put_person(
     dependencies=[Depends(needs("enroll")), Depends(idempotent)],
 )
 async def patch_person(
-    product: ProductDep,
+    product: ProductAtDep,
     request: Request,
     gallery: Id,
     person: Id,
@@ -127,7 +127,7 @@ async def patch_person(
     dependencies=[Depends(needs("enroll")), Depends(idempotent)],
 )
 async def forget_person(
-    product: ProductDep,
+    product: ProductAtDep,
     request: Request,
     gallery: Id,
     person: Id,
@@ -156,7 +156,7 @@ async def forget_person(
     dependencies=[Depends(needs("enroll")), Depends(idempotent)],
 )
 async def enroll_faces(
-    product: ProductDep,
+    product: ProductAtDep,
     metrics: MetricsDep,
     request: Request,
     gallery: Id,
@@ -188,7 +188,7 @@ async def enroll_faces(
     dependencies=[Depends(needs("enroll")), Depends(idempotent)],
 )
 async def remove_face(
-    product: ProductDep,
+    product: ProductAtDep,
     request: Request,
     gallery: Id,
     person: Id,

@@ -16,8 +16,6 @@ from service.errors import (
     InvalidJsonError,
     InvalidRequestError,
     NotFoundError,
-    OverloadedError,
-    StorageError,
     UnsupportedMediaTypeError,
     VultusError,
 )
@@ -49,8 +47,8 @@ def response(error: VultusError, request_id: str) -> JSONResponse:
     """An error as an answer."""
     # Set here as well as by the middleware: an error that nobody foresaw is answered outside of it.
     headers = {"X-Request-Id": request_id}
-    if isinstance(error, (OverloadedError, StorageError)) and error.retry_after is not None:
-        headers["Retry-After"] = str(error.retry_after)
+    if "retry_after" in error.extra:
+        headers["Retry-After"] = str(error.extra["retry_after"])
     if error.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
     if error.status == 413:

@@ -817,9 +817,26 @@ class Live(BaseModel):
 class Ready(BaseModel):
     """The service can do its work."""
 
-    model_config = _example({"status": "ready", "model": "sface", "engine": "openvino-bf16", "version": "0.1.0"})
+    model_config = _example(
+        {
+            "status": "ready",
+            "model": "sface",
+            "engine": "openvino-bf16",
+            "version": "0.1.0",
+            "catalog": "postgresql",
+            "shared": "up",
+            "behind_seconds": 0.12,
+            "behind_revisions": 0,
+        }
+    )
 
     status: Literal["ready"] = "ready"
     model: str
     engine: str
     version: str
+    catalog: Literal["sqlite", "postgresql"]
+    shared: Annotated[
+        Literal["alone", "up", "away"], Field(description="whether Redis answers; alone where none is configured")
+    ]
+    behind_seconds: Annotated[float, Field(description="what was committed longer ago is shown here")]
+    behind_revisions: Annotated[int, Field(description="changes that are known to be missing here")]

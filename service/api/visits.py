@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Depends, Request, Response
 
 from service.api.access import needs
-from service.api.dependencies import ProductDep
+from service.api.dependencies import ProductAtDep
 from service.api.problems import described
 from service.api.schemas import Id, VisitIn, VisitOut, cell_of_place
 from service.api.writes import Keep, body_digest, idempotent, write
@@ -22,7 +22,7 @@ router = APIRouter(prefix="/v1/galleries/{gallery}", tags=["visits"])
     responses=described(400, 401, 403, 404, 409, 413, 415, 422, 507),
     dependencies=[Depends(needs("enroll")), Depends(idempotent)],
 )
-async def record_visit(product: ProductDep, request: Request, gallery: Id, body: VisitIn) -> Response:
+async def record_visit(product: ProductAtDep, request: Request, gallery: Id, body: VisitIn) -> Response:
     """Record a visit that something other than the face has confirmed; `person: null` is a confirmed stranger."""
 
     async def work(keep: Keep) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Annotated, Final
 
 from fastapi import Header, Request, Response
@@ -68,7 +69,9 @@ async def write(product: Product, request: Request, digest: str, work: Callable[
         await work(kept.keep)
     finally:
         if claim is not None:
-            product.claims.release(claim)
+            await product.stored(partial(product.claims.release, claim))
+    gallery = request.path_params.get("gallery")
+    request.state.revision = None if gallery is None else await product.shown(gallery)
     return Response(kept.body, kept.status, media_type="application/json")
 
 

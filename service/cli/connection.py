@@ -184,6 +184,9 @@ class _Owner:
         """The caller's name."""
         return "owner"
 
+    async def admit(self, caller: str) -> None:
+        """Nobody counts what the owner does."""
+
 
 async def _running(host: str, port: int) -> str | None:
     """The address of the service that the settings describe, if it runs."""

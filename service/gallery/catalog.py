@@ -126,6 +126,11 @@ class WriteTransaction:
         """Note that a statement has just taken the gallery."""
         self._held.add(gallery_pk)
 
+    @property
+    def changed(self) -> bool:
+        """Whether a gallery was changed, or held in order to be."""
+        return bool(self._revisions or self._held)
+
     def revise(self, gallery_pk: int) -> int:
         """Return the revision that this transaction gives to the gallery; called before each change of it.
 
@@ -158,6 +163,7 @@ class Catalog:
         self._fuse = fuse
         self._turn = threading.Lock()
         self._scrub_owed = False
+        self._committed: Callable[[], None] | None = None
 
     @classmethod
     def open(cls, url_or_path: str | Path, *, secret: bytes, fuse: Fuse) -> Catalog:
@@ -170,7 +176,8 @@ class Catalog:
 
         Raises:
             SchemaVersionError: it was written by a newer release.
-            StorageError: it cannot be opened, is damaged, is no catalog, or was made with another secret.
+            SecretError: it was made with another secret.
+            StorageError: it cannot be opened, is damaged, or is no catalog.
         """
         storage = _storage(url_or_path)
         try:
@@ -187,6 +194,10 @@ class Catalog:
     def shared(self) -> bool:
         """Whether other processes may change it too."""
         return not self._storage.single_writer
+
+    def after_commits(self, committed: Callable[[], None]) -> None:
+        """Call something after each commit that changed, or may have changed, a gallery."""
+        self._committed = committed
 
     def close(self) -> None:
         """Close all connections; open transactions must have ended."""
@@ -217,6 +228,8 @@ class Catalog:
                 alone = self._storage.single_writer
                 tx = WriteTransaction(connection, datetime.now(UTC), self._fuse, self._secret, alone)
                 yield tx
+            if self._committed is not None and tx.changed:
+                self._committed()
             if tx.erased or self._scrub_owed:
                 self._scrub_owed = not self._storage.scrub()
 

@@ -15,6 +15,7 @@ from service.gallery.schema import galleries, people, templates
 
 COLUMNS = columns(galleries, GalleryRecord)
 BY_PK = select(*COLUMNS).where(galleries.c.pk == bindparam("gallery_pk"))
+EVERY = select(*COLUMNS)
 HELD_BY_PK = BY_PK.with_for_update(key_share=True)
 BY_NAME = select(*COLUMNS).where(galleries.c.name == bindparam("gallery_name"))
 HELD_BY_NAME = BY_NAME.with_for_update(key_share=True)
@@ -144,6 +145,11 @@ def delete(tx: WriteTransaction, gallery_pk: int) -> GallerySize:
     tx.connection.execute(galleries.delete().where(galleries.c.pk == gallery_pk))
     tx.erased = True
     return gone
+
+
+def every(reading: Reading) -> tuple[GalleryRecord, ...]:
+    """Return all galleries, in no set order."""
+    return tuple(GalleryRecord(*row) for row in reading.connection.execute(EVERY))
 
 
 def every_pk(reading: Reading) -> tuple[int, ...]:

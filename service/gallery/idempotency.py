@@ -11,13 +11,14 @@
     finally:
         claims.release(claim)
 
-Who is working on a key is known to this process alone, and dies with it; so a crash leaves no claim that anybody would
-have to take over. Should two processes work on one key, the unique key lets only the first commit.
+Who is working on a key is known to all replicas (`service.shared`) as long as they live; so a crash leaves no claim
+that anybody would have to take over. The answers are in the catalog, with the changes that they answer. Should two
+processes work on one key all the same, the unique key lets only the first commit.
 """
 
 from __future__ import annotations
 
-import threading
+import secrets
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -27,6 +28,7 @@ from sqlalchemy.exc import IntegrityError
 from service.errors import IdempotencyConflictError, IdempotencyInProgressError
 from service.gallery.catalog import Catalog, WriteTransaction
 from service.gallery.schema import answers
+from service.shared.store import Shared
 
 KEPT = timedelta(hours=24)
 """How long an answer is given again."""
@@ -48,21 +50,26 @@ class Claim:
         scope: whose key it is: keys of different callers do not meet.
         key: as the caller sent it.
         request_digest: of the request, so that another request under the same key is noticed.
+        holder: tells this claim from others of the same request.
         answer: what the first request was answered with.
     """
 
     scope: str
     key: str
     request_digest: str
+    holder: str = ""
     answer: Answer | None = None
 
 
 class Claims:
-    """The keys that this process works on; one for a catalog, safe to use from threads."""
+    """The keys that are being worked on; safe to use from threads.
 
-    def __init__(self) -> None:
-        self._running: dict[tuple[str, str], str] = {}
-        self._lock = threading.Lock()
+    Args:
+        shared: where replicas tell one another.
+    """
+
+    def __init__(self, shared: Shared) -> None:
+        self._shared = shared
 
     def take(self, catalog: Catalog, scope: str, key: str, request_digest: str) -> Claim:
         """Claim a key, to be released whatever happens.
@@ -71,13 +78,10 @@ class Claims:
             IdempotencyConflictError: the key came before, with another request.
             IdempotencyInProgressError: the first request with the key has not ended.
         """
-        claim = Claim(scope, key, request_digest)
-        with self._lock:
-            running = self._running.get((scope, key))
-            if running is None:
-                self._running[scope, key] = request_digest
+        claim = Claim(scope, key, request_digest, secrets.token_hex(8))
+        running = self._shared.claim(_name(claim), _value(claim))
         if running is not None:
-            _refuse_another(running, request_digest)
+            _refuse_another(running.partition(" ")[0], request_digest)
             raise IdempotencyInProgressError("the first request with this Idempotency-Key has not ended")
         # Claimed first, looked up second: the other way round, a request that ends in between would be done again.
         try:
@@ -88,13 +92,12 @@ class Claims:
         if answer is None:
             return claim
         self.release(claim)
-        return Claim(scope, key, request_digest, answer)
+        return Claim(scope, key, request_digest, answer=answer)
 
     def release(self, claim: Claim) -> None:
         """Let go of a claim; nothing happens to one that brought its answer."""
         if claim.answer is None:
-            with self._lock:
-                self._running.pop((claim.scope, claim.key), None)
+            self._shared.release(_name(claim), _value(claim))
 
 
 def remember(tx: WriteTransaction, claim: Claim, status: int, body: bytes) -> None:
@@ -128,6 +131,14 @@ def _answered(catalog: Catalog, claim: Claim) -> Answer | None:
         return None
     _refuse_another(row.request_digest, claim.request_digest)
     return Answer(row.status, row.body)
+
+
+def _name(claim: Claim) -> str:
+    return f"claim:{claim.scope} {claim.key}"
+
+
+def _value(claim: Claim) -> str:
+    return f"{claim.request_digest} {claim.holder}"
 
 
 def _refuse_another(first: str, second: str) -> None:

@@ -11,11 +11,12 @@ The driver is pg8000 (BSD-3-Clause, pure Python). psycopg is faster and under th
 
 from __future__ import annotations
 
+import os
 import socket
 import ssl
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
@@ -173,7 +174,7 @@ class PostgresStorage:
         except PoolTimeoutError as error:
             raise StorageError("too many transactions are open at once", retry_after=COME_AGAIN_SECONDS) from error
         except DisconnectionError as error:
-            raise StorageError("the catalog's server does not answer", retry_after=COME_AGAIN_SECONDS) from error
+            raise _away() from error
         except SQLAlchemyError as error:
             raise StorageError(f"the catalog refused a statement ({type(error).__name__})") from error
 
@@ -227,9 +228,8 @@ def _engine(
     )
 
     @event.listens_for(engine, "do_connect")
-    def reach(_dialect: Any, _entry: ConnectionPoolEntry, _args: Any, options: dict[str, Any]) -> pg8000.Connection:
-        # pg8000's own function has one time limit for reaching a server and for its answers.
-        return pg8000.Connection(**options, sock=_reached(options["host"], options.get("port", 5432), silence))
+    def reach(_dialect: Any, _entry: ConnectionPoolEntry, _args: Any, options: dict[str, Any]) -> Any:
+        return _connected(options, silence)
 
     @event.listens_for(engine, "connect")
     def begin_to_count(_connection: Any, entry: ConnectionPoolEntry) -> None:
@@ -256,6 +256,32 @@ def _engine(
             context.is_disconnect = True
 
     return engine
+
+
+def _connected(options: Mapping[str, Any], silence: float) -> Any:
+    # pg8000's own function has one time limit for reaching a server and for its answers.
+    reached = _reached(options["host"], options.get("port", 5432), silence)
+    try:
+        return _Connection(**options, sock=reached)
+    except (OSError, pg8000.Error) as error:
+        # Files over the socket would keep it open until they are collected.
+        descriptor = reached.detach()
+        if descriptor >= 0:
+            os.close(descriptor)
+        if isinstance(error, OSError):
+            raise _away() from error
+        raise
+
+
+class _Connection(pg8000.Connection):  # type: ignore[misc]
+    """A connection that closes without a word, and at once, where the server is gone already."""
+
+    def close(self) -> None:
+        file = self._sock
+        with suppress(pg8000.InterfaceError):
+            super().close()
+        with suppress(OSError, ValueError):
+            file.close()
 
 
 def _reached(host: str, port: int, silence: float) -> socket.socket:
@@ -291,6 +317,10 @@ def _translate(error: BaseException | None) -> VultusError:
         return StorageError(f"the catalog {FOR_NOW[state]}", retry_after=COME_AGAIN_SECONDS)
     if state:
         return StorageError(f"the catalog refused a statement (SQLSTATE {state}{_said(error)})")
+    return _away()
+
+
+def _away() -> StorageError:
     return StorageError("the catalog's server does not answer", retry_after=COME_AGAIN_SECONDS)
 
 

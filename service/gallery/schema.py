@@ -41,7 +41,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.types import TypeDecorator
 
-from service.errors import SchemaVersionError, StorageError
+from service.errors import SchemaVersionError, SecretError, StorageError
 
 VERSION: Final = 5
 """The version of the tables below; raised with every change of them, together with a migration."""
@@ -387,13 +387,13 @@ def own(connection: Connection, proof: str) -> None:
         proof: a keyed hash of the catalog's id, which does not tell the secret.
 
     Raises:
-        StorageError: the catalog belongs to another secret.
+        SecretError: the catalog belongs to another secret.
     """
     kept = connection.execute(select(meta.c.value).where(meta.c.name == "secret_proof")).scalar_one_or_none()
     if kept is None:
         connection.execute(meta.insert(), _entry("secret_proof", proof))
     elif kept != proof:
-        raise StorageError(
+        raise SecretError(
             "the catalog was made with another secret; replicas share the file `secret` of the first one's data folder"
         )
 

@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from service.errors import StorageError
+from service.errors import RevisionError, StorageError
 from service.gallery import galleries
 from service.gallery.catalog import Catalog
 from service.gallery.changes import fused_vectors, since
@@ -98,14 +98,17 @@ class GalleryView:
 
         Raises:
             GalleryNotFoundError: the gallery was deleted.
-            StorageError: the catalog does not answer, or has not reached `at_least`.
+            RevisionError: the catalog has not reached `at_least`.
+            StorageError: the catalog does not answer.
         """
         if at_least is None or self._revision < at_least:
             with self._applying:
                 if at_least is None or self._revision < at_least:
                     self._apply()
             if at_least is not None and self._revision < at_least:
-                raise StorageError(f"the catalog is at revision {self._revision}, before {at_least}")
+                raise RevisionError(
+                    f"the catalog is at revision {self._revision}, before {at_least}", revision=self._revision
+                )
             self._keep_if_due()
         return self._revision
 

@@ -51,6 +51,11 @@ class Views:
         """See `Indexes.require_ready`."""
         self._indexes.require_ready()
 
+    def revisions(self) -> dict[int, int]:
+        """What every open view shows, by its gallery's key."""
+        with self._lock:
+            return {pk: view.revision for pk, view in self._open.items()}
+
     def drop(self, gallery_pk: int) -> None:
         """Forget the view of a deleted gallery, and its snapshot."""
         with self._lock:

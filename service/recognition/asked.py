@@ -1,32 +1,40 @@
-"""Visitors who were asked for digits: their probes, kept for a moment, and how often a device may guess."""
+"""Visitors who were asked for digits: their probes, kept for a moment, and how often a device may guess.
+
+Both are shared by all replicas: an answer may come back to another one, and a device has no more guesses for asking
+around.
+"""
 
 from __future__ import annotations
 
+import base64
+import dataclasses
+import json
 import secrets
-import threading
-import time
-from collections import OrderedDict, deque
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from datetime import datetime
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service.errors import AnswerNotFoundError, DigitsLockedError
 from service.recognition.expectations import Context
+from service.shared.store import Shared
+from service.vision.detect import Box, Face
+from service.vision.quality import Quality
 from service.vision.reader import SeenFace
 
 WAIT_SECONDS: Final = 120.0
 """How long an answer can be come back to."""
 
-KEPT: Final = 10_000
-
-WRONG: Final = 5
-"""Wrong digits in a row after which a device is locked,"""
+TRIES: Final = 5
+"""Tries without success after which a device is locked,"""
 
 LOCKED_SECONDS: Final = 300.0
-"""and for how long."""
+"""until this long after the first of them."""
+
+NO_CROP: Final[NDArray[np.uint8]] = np.empty((0, 0, 3), np.uint8)
+"""Nobody needs the picture of a face again that is encoded already, so it is not kept."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,26 +48,19 @@ class Pending:
 
 
 class Asked:
-    """The probes that wait for digits, and the wrong digits of late; in memory only. Safe to use from threads.
+    """The probes that wait for digits, and the tries of late; safe to use from threads. Blocks.
 
     Args:
-        clock: seconds that only grow.
+        shared: where replicas tell one another.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._pending: OrderedDict[str, tuple[float, Pending]] = OrderedDict()
-        self._wrong: dict[tuple[str, str], deque[float]] = {}
-        self._lock = threading.Lock()
+    def __init__(self, shared: Shared) -> None:
+        self._shared = shared
 
     def keep(self, pending: Pending) -> str:
         """Keep a probe; returns the id of the answer that asks."""
         answer = f"a_{secrets.token_hex(12)}"
-        with self._lock:
-            self._sweep()
-            self._pending[answer] = (self._clock() + WAIT_SECONDS, pending)
-            while len(self._pending) > KEPT:
-                self._pending.popitem(last=False)
+        self._shared.put(f"answer:{answer}", _packed(pending), WAIT_SECONDS)
         return answer
 
     def take(self, gallery: str, answer: str) -> Pending:
@@ -68,40 +69,56 @@ class Asked:
         Raises:
             AnswerNotFoundError: no such answer of this gallery waits for digits.
         """
-        with self._lock:
-            self._sweep()
-            found = self._pending.get(answer)
-        if found is None or found[1].gallery != gallery:
+        found = self._shared.get(f"answer:{answer}")
+        pending = None if found is None else _unpacked(found)
+        if pending is None or pending.gallery != gallery:
             raise AnswerNotFoundError("no such answer waits for digits; identify again")
-        return found[1]
+        return pending
 
     def admit(self, gallery: str, device: str) -> None:
-        """Let a device try digits.
+        """Let a device try digits; it counts as one that failed until `succeeded` says otherwise.
 
         Raises:
-            DigitsLockedError: it was wrong too often of late.
+            DigitsLockedError: it tried too often of late.
         """
-        with self._lock:
-            wrong = self._of_late(gallery, device)
-            if len(wrong) >= WRONG:
-                left = int(wrong[0] + LOCKED_SECONDS - self._clock()) + 1
-                raise DigitsLockedError(f"digits were wrong {WRONG} times; try again later", retry_after=left)
+        left = self._shared.spend(_tries(gallery, device), TRIES, LOCKED_SECONDS)
+        if left is not None:
+            raise DigitsLockedError(f"digits were wrong {TRIES} times; try again later", retry_after=int(left) + 1)
 
-    def tried(self, gallery: str, device: str, *, right: bool) -> None:
-        """Note how a try ended."""
-        with self._lock:
-            if right:
-                self._wrong.pop((gallery, device), None)
-            else:
-                self._of_late(gallery, device).append(self._clock())
+    def succeeded(self, gallery: str, device: str) -> None:
+        """Note that the digits were right: what was tried before is forgiven."""
+        self._shared.drop(_tries(gallery, device))
 
-    def _of_late(self, gallery: str, device: str) -> deque[float]:
-        wrong = self._wrong.setdefault((gallery, device), deque(maxlen=WRONG))
-        while wrong and wrong[0] + LOCKED_SECONDS <= self._clock():
-            wrong.popleft()
-        return wrong
 
-    def _sweep(self) -> None:
-        now = self._clock()
-        while self._pending and next(iter(self._pending.values()))[0] <= now:
-            self._pending.popitem(last=False)
+def _tries(gallery: str, device: str) -> str:
+    return f"digits:{gallery} {device}"
+
+
+def _packed(pending: Pending) -> bytes:
+    context = dataclasses.asdict(pending.context)
+    if pending.context.at is not None:
+        context["at"] = pending.context.at.isoformat()
+    document: dict[str, Any] = {
+        "gallery": pending.gallery,
+        "probe": base64.b64encode(pending.probe.astype("<f4").tobytes()).decode(),
+        "context": context,
+    }
+    if pending.seen is not None:
+        face = pending.seen.face
+        document["face"] = [dataclasses.astuple(face.box), face.landmarks.tolist(), face.score]
+        document["quality"] = dataclasses.astuple(pending.seen.quality)
+    return json.dumps(document).encode()
+
+
+def _unpacked(packed: bytes) -> Pending:
+    document = json.loads(packed)
+    context = document["context"]
+    if context["at"] is not None:
+        context["at"] = datetime.fromisoformat(context["at"])
+    seen = None
+    if "face" in document:
+        box, landmarks, score = document["face"]
+        face = Face(Box(*box), np.array(landmarks, np.float32), score)
+        seen = SeenFace(face, NO_CROP, Quality(*document["quality"]))
+    probe = np.frombuffer(base64.b64decode(document["probe"]), "<f4").astype(np.float32)
+    return Pending(document["gallery"], seen, probe, Context(**context))

@@ -122,7 +122,7 @@ async def identify(
     record, view = await product.gallery(gallery)
     guard = context.device or ""
     if context.digits is not None:
-        product.asked.admit(record.name, guard)
+        await product.stored(lambda: product.asked.admit(record.name, guard))
     rate = fpir or record.fpir or product.policy.fpir
     insist = fpir is not None
     plain = not context.says_something
@@ -155,8 +155,8 @@ async def identify(
                 for probe, face in zip(probes, shown, strict=True)
             ]
         )
-    if context.digits is not None:
-        product.asked.tried(record.name, guard, right=any(answer.decision == "match" for answer in answers))
+    if context.digits is not None and any(answer.decision == "match" for answer in answers):
+        await product.stored(lambda: product.asked.succeeded(record.name, guard))
     return Identification(record.name, view.revision, tuple(answers))
 
 

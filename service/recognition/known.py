@@ -1,13 +1,15 @@
 """Galleries that were looked up before, so that a request need not ask the catalog again which gallery a name means.
 
-Only this process changes the catalog, and it says so here (`forget`); what may change with every enrolment, the
-revision, is asked of the gallery's index and never of these records.
+Whoever changes a gallery in this process says so here (`forget`); what other replicas changed is noticed when the
+catalog is looked at (`compare`). What may change with every enrolment, the revision, is asked of the gallery's index
+and never of these records.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from service.gallery.records import GalleryRecord
 from service.gallery.view import GalleryView
@@ -41,3 +43,10 @@ class KnownGalleries:
         with self._lock:
             self._changes += 1
             self._known.pop(name, None)
+
+    def compare(self, there: Mapping[str, GalleryRecord]) -> None:
+        """Forget what is otherwise in the catalog, or gone; `there` is all that it holds, by name."""
+        for name, (record, _) in list(self._known.items()):
+            found = there.get(name)
+            if found is None or replace(found, revision=record.revision) != record:
+                self.forget(name)

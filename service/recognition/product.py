@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import Executor
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service.artifact.manifest import CalibrationRecord, Manifest
-from service.errors import GalleryModelError, ModelError, NoFaceError
+from service.errors import GalleryModelError, ModelError, NoFaceError, NotFoundError, RevisionError
 from service.gallery import galleries
 from service.gallery.catalog import Catalog
 from service.gallery.idempotency import Claims
@@ -24,10 +25,15 @@ from service.identify.calibration import Calibration
 from service.recognition.asked import Asked
 from service.recognition.calibrated import Calibrated
 from service.recognition.expectations import Expectations
+from service.recognition.following import Follower
 from service.recognition.keeping import Kept, Wanted
 from service.recognition.known import KnownGalleries
+from service.shared.store import Shared
 from service.vision.batching import Batcher
 from service.vision.reader import Reader, SeenFace, SeenPhoto
+
+REACH_SECONDS: Final = 5.0
+"""How long a request waits for a revision that its caller has seen."""
 
 Embedding = NDArray[np.float32]
 Result = TypeVar("Result")
@@ -71,6 +77,8 @@ class Product:
         expectations: who is expected where.
         asked: visitors who were asked for digits.
         claims: idempotency keys being worked on.
+        shared: what replicas tell one another beside the catalog.
+        follower: keeps the indexes in step with what other replicas change.
         storage: threads that read the catalog and search indexes, apart from those that compute.
         keeping: commits enrolments.
         writing: the thread for all other changes; the catalog takes one writer at a time, so more would only wait.
@@ -87,6 +95,8 @@ class Product:
     expectations: Expectations
     asked: Asked
     claims: Claims
+    shared: Shared
+    follower: Follower
     storage: Executor
     keeping: Batcher[Wanted[Any], Kept[Any]]
     writing: Executor
@@ -143,6 +153,32 @@ class Product:
         """
         if gallery.model_digest == self.model.digest:
             self.views.of(gallery.pk).catch_up(revision)
+
+    async def shown(self, gallery: str) -> int | None:
+        """The revision at which a gallery is shown here; None for one that is not, or not searched by this model."""
+        with suppress(NotFoundError, GalleryModelError):
+            _, view = await self.gallery(gallery)
+            return view.revision
+        return None
+
+    async def reach(self, gallery: str, revision: int) -> None:
+        """Show a gallery at a revision that somebody has seen, at another replica perhaps.
+
+        Raises:
+            RevisionError: it is not there in time, or nowhere.
+            StorageError: the catalog does not answer.
+        """
+        with suppress(NotFoundError, GalleryModelError):
+            _, view = await self.gallery(gallery)
+            if view.revision >= revision:
+                return
+            try:
+                async with asyncio.timeout(REACH_SECONDS):
+                    await self.stored(lambda: view.catch_up(revision))
+            except TimeoutError as error:
+                raise RevisionError(
+                    f"revision {revision} of the gallery is not reached yet", revision=view.revision
+                ) from error
 
     def require_own(self, gallery: GalleryRecord) -> None:
         """Refuse a gallery of another model: vectors of two models must never be compared.

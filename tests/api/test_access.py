@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from service.api.access import REMEMBERED_SECONDS, SCOPES, Access
-from service.errors import UnauthorizedError
+from service.errors import RateLimitedError, UnauthorizedError
 from service.gallery import keys
 from service.settings import SettingsError
+from service.shared.store import InProcess
 from tests.conftest import assert_problem
 from tests.faces import orl_photo
 
@@ -144,7 +145,7 @@ def test_idempotency_keys_of_two_callers_do_not_meet(locked):
 
 def test_a_key_that_is_revoked_in_use_stops_working_soon(locked):
     catalog = locked[0].product.catalog
-    access = Access(catalog, remembered=0.05)
+    access = Access(catalog, InProcess(), remembered=0.05)
     with catalog.write() as tx:
         key = keys.create(tx, "short", ["read"])
     assert asyncio.run(access.caller(f"Bearer {key.text}", "read")) == key.record.key
@@ -154,3 +155,27 @@ def test_a_key_that_is_revoked_in_use_stops_working_soon(locked):
     with pytest.raises(UnauthorizedError):
         asyncio.run(access.caller(f"Bearer {key.text}", "read"))
     assert REMEMBERED_SECONDS <= 10
+
+
+def test_a_rate_is_counted_at_all_replicas_together(service, shared):
+    catalog = service.product.catalog
+    replicas = [Access(catalog, shared, rate=5), Access(catalog, shared, rate=5)]
+
+    async def ask(number):
+        await replicas[number % 2].admit("a key")
+
+    for number in range(5):
+        asyncio.run(ask(number))
+    with pytest.raises(RateLimitedError) as refused:
+        asyncio.run(ask(5))
+    assert 0 < refused.value.retry_after <= 61
+    asyncio.run(replicas[0].admit("another key"))
+
+
+def test_a_key_that_sends_too_much_is_told_when_to_come_again_and_health_is_not_counted(start):
+    service = start(rate=3)
+    answers = [service.get("/v1/galleries") for _ in range(4)]
+    assert [answer.status_code for answer in answers] == [200, 200, 200, 429]
+    document = assert_problem(answers[-1], 429, "rate_limited")
+    assert int(answers[-1].headers["retry-after"]) == document["retry_after"]
+    assert service.get("/health/ready").status_code == 200

@@ -74,7 +74,7 @@ def test_while_the_first_request_runs_the_second_is_told_so(service, gallery):
         # The first request waits for its turn to write as long as this transaction is open.
         with service.product.catalog.write():
             first = pool.submit(service.put, path, json=body, headers=KEY)
-            while not service.product.claims._running:
+            while not service.product.shared._claims:
                 pass
             assert_problem(service.put(path, json=body, headers=KEY), 409, "idempotency_in_progress")
             assert_problem(service.put(path, json={}, headers=KEY), 422, "idempotency_conflict")

@@ -7,11 +7,18 @@ from service.errors import IdempotencyConflictError, IdempotencyInProgressError,
 from service.gallery import idempotency, people
 from service.gallery.idempotency import Answer, Claims
 from service.gallery.records import PersonFields
+from service.shared.store import InProcess
 
 
 @pytest.fixture
-def claims():
-    return Claims()
+def claims(shared):
+    return Claims(shared)
+
+
+@pytest.fixture
+def kind():
+    """SQLite: `test_postgresql` has what is different there; the shared state is of both kinds here."""
+    return "sqlite"
 
 
 @pytest.fixture
@@ -94,13 +101,16 @@ def test_the_answer_and_the_change_are_committed_together(catalog, gallery, take
         assert reading.connection.exec_driver_sql("SELECT count(*) FROM idempotency").scalar() == 1
 
 
-def test_a_claim_of_a_process_that_died_is_free(catalog, take):
+def test_a_claim_of_a_process_that_stopped_is_free(catalog, take, shared):
     take()
-    assert Claims().take(catalog, "caller", "k1", "d1").answer is None
+    shared.close()
+    assert Claims(InProcess()).take(catalog, "caller", "k1", "d1").answer is None
 
 
-def test_of_two_processes_the_second_is_told_and_stores_nothing(catalog, gallery, take, answer):
-    ours, theirs = take(), Claims().take(catalog, "caller", "k1", "d1")
+def test_of_two_processes_that_share_nothing_the_second_is_told_and_stores_nothing(
+    catalog, gallery, take, answer, claims
+):
+    ours, theirs = take(), Claims(InProcess()).take(catalog, "caller", "k1", "d1")
     answer(theirs, body=b"theirs")
 
     def enrol():
@@ -112,6 +122,7 @@ def test_of_two_processes_the_second_is_told_and_stores_nothing(catalog, gallery
         enrol()
     with catalog.read() as reading:
         assert people.find(reading, gallery.pk, "anna") is None
+    claims.release(ours)
     assert take().answer == Answer(201, b"theirs")
 
 
@@ -140,6 +151,7 @@ def test_releasing_an_answered_claim_does_not_free_another_ones_key(take, answer
     answered = take()
     running = take("k2")
     claims.release(dataclasses.replace(answered, key="k2"))
+    claims.release(dataclasses.replace(running, holder="somebody else"))
     with pytest.raises(IdempotencyInProgressError):
         take("k2")
     claims.release(running)

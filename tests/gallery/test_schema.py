@@ -5,7 +5,7 @@ from sqlalchemy import inspect
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.schema import CreateTable
 
-from service.errors import SchemaVersionError, StorageError
+from service.errors import SchemaVersionError, SecretError, StorageError
 from service.gallery import schema
 from service.gallery.catalog import Catalog
 from service.gallery.postgresql import PostgresStorage
@@ -85,7 +85,7 @@ def test_a_newer_catalog_stops_the_opening(place):
 
 def test_a_catalog_opens_with_the_secret_that_it_was_made_with_and_no_other(place):
     Catalog.open(place, secret=b"s" * 32, fuse=fuse).close()
-    with pytest.raises(StorageError, match="another secret"):
+    with pytest.raises(SecretError, match="another secret"):
         Catalog.open(place, secret=b"t" * 32, fuse=fuse)
     Catalog.open(place, secret=b"s" * 32, fuse=fuse).close()
 

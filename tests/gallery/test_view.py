@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from service.errors import GalleryNotFoundError, StorageError
+from service.errors import GalleryNotFoundError, RevisionError
 from service.gallery import changes, faces, forgetting, galleries, people
 from service.gallery.catalog import Catalog
 from service.gallery.index.local import LocalIndexes
@@ -153,7 +153,7 @@ def test_a_revision_that_is_shown_asks_nothing_of_the_catalog(catalog, gallery, 
 
 def test_a_revision_that_does_not_exist_is_told(enrol, open_view):
     enrol("anna")
-    with pytest.raises(StorageError, match="before 2"):
+    with pytest.raises(RevisionError, match="before 2"):
         open_view().catch_up(2)
 
 

@@ -1,11 +1,23 @@
+from datetime import UTC, datetime
+
 import numpy as np
 import pytest
 
 from service.errors import AnswerNotFoundError, DigitsLockedError
-from service.recognition.asked import LOCKED_SECONDS, WAIT_SECONDS, WRONG, Asked, Pending
+from service.recognition.asked import LOCKED_SECONDS, TRIES, WAIT_SECONDS, Asked, Pending
 from service.recognition.expectations import Context
+from service.shared.store import InProcess
+from service.vision.detect import Box, Face
+from service.vision.quality import Quality
+from service.vision.reader import SeenFace
 
-PENDING = Pending("staff", None, np.ones(4, np.float32), Context(device="gate"))
+SEEN = SeenFace(
+    Face(Box(1.5, 2.25, 30.0, 40.0), np.arange(10, dtype=np.float32).reshape(5, 2) / 3, 0.9),
+    np.zeros((112, 112, 3), np.uint8),
+    Quality(0.1, 0.2, 0.3, 0.4, 0.5, 0.6),
+)
+CONTEXT = Context(device="gate", cell="871f8d7a4ffffff", at=datetime(2026, 3, 1, 12, 30, 1, 250, UTC), person="anna")
+PENDING = Pending("staff", SEEN, np.linspace(-1, 1, 7, dtype=np.float32), CONTEXT)
 
 
 class Clock:
@@ -24,21 +36,41 @@ def clock():
 
 
 @pytest.fixture
-def asked(clock):
-    return Asked(clock)
+def asked(shared):
+    return Asked(shared)
 
 
-def test_a_probe_waits_for_its_digits_and_may_be_tried_again(asked):
+@pytest.fixture
+def timed(clock):
+    """One over a clock of ours."""
+    return Asked(InProcess(clock))
+
+
+def test_a_probe_waits_for_its_digits_with_all_that_is_known_and_may_be_tried_again(asked, shared):
     answer = asked.keep(PENDING)
-    assert asked.take("staff", answer) is PENDING
-    assert asked.take("staff", answer) is PENDING
+    for replica in (asked, Asked(shared)):
+        found = replica.take("staff", answer)
+        assert (found.gallery, found.context) == ("staff", CONTEXT)
+        np.testing.assert_array_equal(found.probe, PENDING.probe)
+        assert found.probe.dtype == np.float32
+        assert (found.seen.face.box, found.seen.face.score, found.seen.quality) == (SEEN.face.box, 0.9, SEEN.quality)
+        np.testing.assert_array_equal(found.seen.face.landmarks, SEEN.face.landmarks)
 
 
-def test_a_probe_does_not_wait_for_ever(asked, clock):
-    answer = asked.keep(PENDING)
+def test_a_probe_without_a_photo_waits_too(asked):
+    found = asked.take("staff", asked.keep(Pending("staff", None, PENDING.probe, Context())))
+    assert (found.seen, found.context) == (None, Context())
+
+
+def test_the_picture_of_a_face_is_not_kept(asked):
+    assert asked.take("staff", asked.keep(PENDING)).seen.crop.size == 0
+
+
+def test_a_probe_does_not_wait_for_ever(timed, clock):
+    answer = timed.keep(PENDING)
     clock.now += WAIT_SECONDS
     with pytest.raises(AnswerNotFoundError):
-        asked.take("staff", answer)
+        timed.take("staff", answer)
 
 
 @pytest.mark.parametrize("gallery", ["staff", "guests"])
@@ -48,25 +80,30 @@ def test_an_answer_nobody_gave_or_of_another_gallery_is_not_found(asked, gallery
         asked.take(gallery, answer)
 
 
-def wrong(asked, times, device="gate"):
+def fail(asked, times):
     for _ in range(times):
-        asked.admit("staff", device)
-        asked.tried("staff", device, right=False)
-
-
-def test_wrong_digits_lock_the_device_for_a_while(asked, clock):
-    wrong(asked, WRONG)
-    with pytest.raises(DigitsLockedError) as refusal:
         asked.admit("staff", "gate")
-    assert 0 < refusal.value.retry_after <= LOCKED_SECONDS + 1
+
+
+def test_tries_without_success_lock_the_device_at_every_replica(asked, shared):
+    fail(asked, TRIES)
+    for replica in (asked, Asked(shared)):
+        with pytest.raises(DigitsLockedError) as refusal:
+            replica.admit("staff", "gate")
+        assert 0 < refusal.value.retry_after <= LOCKED_SECONDS + 1
     asked.admit("staff", "other")
     asked.admit("guests", "gate")
+
+
+def test_a_locked_device_may_try_again_after_a_while(timed, clock):
+    fail(timed, TRIES)
     clock.now += LOCKED_SECONDS
-    asked.admit("staff", "gate")
+    timed.admit("staff", "gate")
 
 
 def test_right_digits_clear_the_slate(asked):
-    wrong(asked, WRONG - 1)
-    asked.tried("staff", "gate", right=True)
-    wrong(asked, WRONG - 1)
-    asked.admit("staff", "gate")
+    fail(asked, TRIES - 1)
+    asked.succeeded("staff", "gate")
+    fail(asked, TRIES)
+    with pytest.raises(DigitsLockedError):
+        asked.admit("staff", "gate")
