@@ -52,13 +52,19 @@ async def identify_faces(
     context = _context(body.context)
     claims = body.context.claims if body.context else None
     again = claims.answer if claims else None
-    if (body.embedding is not None) + ("photo" in upload.photos) + (again is not None) != 1:
+    shown = (body.embedding is not None) + ("photo" in upload.photos)
+    if shown > 1 or (shown == 0 and again is None):
         raise InvalidRequestError("send exactly one of photo, embedding and an earlier answer")
-    photo = embedding = seen = None
+    if again is not None and (body.embedding is not None or (shown == 1) == (context.digits is not None)):
+        raise InvalidRequestError("an earlier answer is come back to with the digits, or with another photo")
+    photo = embedding = seen = pending = None
     if again is not None:
         pending = await product.stored(partial(product.asked.take, gallery, again))
-        embedding, seen = pending.probe, pending.seen
         context = replace(pending.context, digits=context.digits)
+        if shown:
+            photo = upload.one("photo")
+        else:
+            embedding, seen = pending.probe, pending.seen
     elif body.embedding is not None:
         access: Access = request.app.state.access
         await access.caller(request.headers.get("authorization", ""), "embed")
@@ -76,6 +82,8 @@ async def identify_faces(
         context=context if body.prior == "on" else NOTHING_KNOWN,
         certainty=body.certainty,
         safe=body.safe,
+        looks=body.looks,
+        retake=pending,
     )
     request.state.revision = done.revision
     for face in done.faces:

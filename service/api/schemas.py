@@ -515,9 +515,13 @@ class Claims(BaseModel):
 
     person: Id | None = None
     digits: Digits | None = None
-    answer: Annotated[str, Field(max_length=64, description="`answer` of the face whose digits these are")] | None = (
-        None
-    )
+    answer: (
+        Annotated[
+            str,
+            Field(max_length=64, description="`answer` of a face that this is about"),
+        ]
+        | None
+    ) = None
 
 
 class Context(BaseModel):
@@ -544,6 +548,9 @@ class IdentifyJson(BaseModel):
     top: Annotated[int, Field(ge=1, le=100)] = 5
     prior: Literal["on", "off"] = "on"
     certainty: Annotated[Rate, Field(description="least posterior of a match, where a context has a say")] | None = None
+    looks: Annotated[
+        int, Field(ge=1, le=5, description="photos of one visitor that the rate is shared among; see `answer`")
+    ] = 1
     safe: Annotated[bool, Field(description="accept on an e-value, however much alike neighbours look")] = False
 
 
@@ -575,7 +582,8 @@ class TraceOut(BaseModel):
 class IdentifiedOut(BaseModel):
     """The answer about one face; box, landmarks, score and quality are missing for a probe given as an embedding.
 
-    Where the decision is `ask`, `answer` is what to send back in `context.claims` together with the digits.
+    Where the decision is `ask`, `answer` is what to send back in `context.claims` together with the digits; where it is
+    `unknown` and the request left further `looks`, together with another photo.
     """
 
     box: BoxOut | None = None

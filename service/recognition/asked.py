@@ -1,4 +1,4 @@
-"""Visitors who were asked for digits: their probes, kept for a moment, and how often a device may guess.
+"""Visitors who were asked for digits or another photo: their probes, kept for a moment, and how often one may guess.
 
 Both are shared by all replicas: an answer may come back to another one, and a device has no more guesses for asking
 around.
@@ -39,12 +39,27 @@ NO_CROP: Final[NDArray[np.uint8]] = np.empty((0, 0, 3), np.uint8)
 
 @dataclass(frozen=True, eq=False)
 class Pending:
-    """A probe whose visitor was asked for digits."""
+    """A probe whose visitor was asked for digits, or may be photographed again.
+
+    Attributes:
+        gallery: where it was asked for.
+        seen: the face, where it is known.
+        probe: what was compared.
+        context: of the first request.
+        rate: the false-positive rate of all looks together; None where the caller named none,
+        looks: and among how many it is shared.
+        taken: the embedding and the quality of every photo so far.
+        key: the id of the answer, once it is kept.
+    """
 
     gallery: str
     seen: SeenFace | None
     probe: NDArray[np.float32]
     context: Context
+    rate: float | None
+    looks: int
+    taken: tuple[tuple[NDArray[np.float32], float], ...]
+    key: str = ""
 
 
 class Asked:
@@ -70,10 +85,20 @@ class Asked:
             AnswerNotFoundError: no such answer of this gallery waits for digits.
         """
         found = self._shared.get(f"answer:{answer}")
-        pending = None if found is None else _unpacked(found)
+        pending = None if found is None else _unpacked(found, answer)
         if pending is None or pending.gallery != gallery:
             raise AnswerNotFoundError("no such answer waits for digits; identify again")
         return pending
+
+    def spend(self, pending: Pending) -> None:
+        """Take a probe out for good, because another photo was taken on top of it.
+
+        Raises:
+            AnswerNotFoundError: that was done before.
+        """
+        if self._shared.spend(f"spent:{pending.key}", 1, WAIT_SECONDS) is not None:
+            raise AnswerNotFoundError("another photo was taken on top of that answer already; identify again")
+        self._shared.drop(f"answer:{pending.key}")
 
     def admit(self, gallery: str, device: str) -> None:
         """Let a device try digits; it counts as one that failed until `succeeded` says otherwise.
@@ -100,8 +125,11 @@ def _packed(pending: Pending) -> bytes:
         context["at"] = pending.context.at.isoformat()
     document: dict[str, Any] = {
         "gallery": pending.gallery,
-        "probe": base64.b64encode(pending.probe.astype("<f4").tobytes()).decode(),
+        "probe": _text(pending.probe),
         "context": context,
+        "rate": pending.rate,
+        "looks": pending.looks,
+        "taken": [(_text(embedding), quality) for embedding, quality in pending.taken],
     }
     if pending.seen is not None:
         face = pending.seen.face
@@ -110,7 +138,15 @@ def _packed(pending: Pending) -> bytes:
     return json.dumps(document).encode()
 
 
-def _unpacked(packed: bytes) -> Pending:
+def _text(embedding: NDArray[np.float32]) -> str:
+    return base64.b64encode(embedding.astype("<f4").tobytes()).decode()
+
+
+def _vector(text: str) -> NDArray[np.float32]:
+    return np.frombuffer(base64.b64decode(text), "<f4").astype(np.float32)
+
+
+def _unpacked(packed: bytes, key: str) -> Pending:
     document = json.loads(packed)
     context = document["context"]
     if context["at"] is not None:
@@ -120,5 +156,13 @@ def _unpacked(packed: bytes) -> Pending:
         box, landmarks, score = document["face"]
         face = Face(Box(*box), np.array(landmarks, np.float32), score)
         seen = SeenFace(face, NO_CROP, Quality(*document["quality"]))
-    probe = np.frombuffer(base64.b64decode(document["probe"]), "<f4").astype(np.float32)
-    return Pending(document["gallery"], seen, probe, Context(**context))
+    return Pending(
+        document["gallery"],
+        seen,
+        _vector(document["probe"]),
+        Context(**context),
+        document["rate"],
+        document["looks"],
+        tuple((_vector(embedding), quality) for embedding, quality in document["taken"]),
+        key,
+    )

@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from service.errors import InvalidEmbeddingError, NoFaceError
+from service.errors import InvalidEmbeddingError, InvalidRequestError, NoFaceError
 from service.gallery.people import Indexed, by_pks, overdue
 from service.gallery.records import GalleryRecord
 from service.gallery.view import GalleryView
 from service.identify.calibration import Calibration
 from service.identify.decision import Threshold, decide, threshold
+from service.identify.fusion import fuse
 from service.identify.planner import Found, Rule, look
 from service.recognition.asked import Pending
 from service.recognition.expectations import Context, Expected
@@ -28,6 +29,12 @@ from service.recognition.product import Embedding, Product
 from service.vision.reader import SeenFace
 
 NOTHING_KNOWN: Final = Context()
+
+Photos = tuple[tuple[Embedding, float], ...]
+"""The embedding and the quality of each photo of a visitor."""
+
+UNSEEN_QUALITY: Final = 0.5
+"""Of a probe that came as an embedding."""
 
 EXPIRED_MARGIN: Final = 16
 """Further candidates looked at, so that people who have expired do not push out those who have not."""
@@ -57,7 +64,7 @@ class Identified:
     """The answer about one face; `seen` is None where the caller gave an embedding.
 
     Attributes:
-        answer: id to come back with, together with the digits, where the decision is `ask`.
+        answer: id to come back with: with the digits where the decision is `ask`, or with another photo.
         words: how the answer came about, where a prior had a say.
     """
 
@@ -96,8 +103,13 @@ async def identify(
     context: Context = NOTHING_KNOWN,
     certainty: float | None = None,
     safe: bool = False,
+    looks: int = 1,
+    retake: Pending | None = None,
 ) -> Identification:
     """Identify every face of a photo, or one ready embedding.
+
+    A visitor who may be photographed again is looked at several times, each time as the mean of all photos so far. By
+    the union bound the looks together keep to the rate when each keeps to its share of it.
 
     Args:
         product: the parts.
@@ -110,11 +122,15 @@ async def identify(
         context: what is known beside the face; without it the search is a plain one.
         certainty: least posterior of a match; None takes the service's. A plain search has none.
         safe: whether an e-value decides, which holds however much alike neighbours look.
+        looks: among how many photos of one visitor the rate is shared.
+        retake: the answer to the photos before this one, which shows the visitor's face as its largest.
 
     Raises:
         GalleryNotFoundError: there is no such gallery.
         GalleryModelError: it is bound to another model.
         NoFaceError: the photo shows no face.
+        InvalidRequestError: no look is left of those that the first request asked for.
+        AnswerNotFoundError: another photo was taken on top of that answer already.
         FpirNotSupportedError: the calibration cannot vouch for the rate that the caller asks for.
         PhotoError: the photo cannot be used.
         OverloadedError: too much is waiting.
@@ -123,7 +139,11 @@ async def identify(
     guard = context.device or ""
     if context.digits is not None:
         await product.stored(lambda: product.asked.admit(record.name, guard))
-    rate = fpir or record.fpir or product.policy.fpir
+    if retake is not None:
+        fpir, looks = retake.rate, retake.looks
+        if photo is not None and len(retake.taken) >= looks:
+            raise InvalidRequestError(f"{looks} photos were shared out and are taken; identify anew")
+    rate = (fpir or record.fpir or product.policy.fpir) / looks
     insist = fpir is not None
     plain = not context.says_something
     if plain:
@@ -134,15 +154,7 @@ async def identify(
         expected = await product.stored(
             lambda: product.expectations.of(record.pk, context, rate, insist=insist, now=now)
         )
-    if embedding is not None:
-        shown: Sequence[SeenFace | None] = [seen]
-        probes = [embedding]
-    else:
-        faces = (await product.reader.see(photo or b"")).faces
-        if not faces:
-            raise NoFaceError("no face was found in the photo")
-        shown = faces
-        probes = await product.reader.encode([face.crop for face in faces])
+    shown, probes, taken = await _probes(product, photo, embedding, seen, retake)
     if plain:
         answers = await product.stored(
             lambda: _answer(product, record, view, np.stack(probes), shown, scale=scale, accept=accept, top=top)
@@ -151,13 +163,51 @@ async def identify(
         rule = Rule(certainty or product.policy.certainty, safe, expected.digits)
         answers = await product.stored(
             lambda: [
-                _expected(product, record, view, probe, face, context, expected, rule, top)
+                _expected(product, record, view, probe, face, expected, rule, top)
                 for probe, face in zip(probes, shown, strict=True)
             ]
         )
     if context.digits is not None and any(answer.decision == "match" for answer in answers):
         await product.stored(lambda: product.asked.succeeded(record.name, guard))
+    pending = [
+        Pending(record.name, face, probe, context, fpir, looks, photos)
+        for face, probe, photos in zip(shown, probes, taken, strict=True)
+    ]
+    if any(_open(answer, each) for answer, each in zip(answers, pending, strict=True)):
+        keys = await product.stored(
+            lambda: [
+                product.asked.keep(each) if _open(answer, each) else None
+                for answer, each in zip(answers, pending, strict=True)
+            ]
+        )
+        answers = [replace(answer, answer=key) for answer, key in zip(answers, keys, strict=True)]
+    answers = [replace(answer, fpir=min(1.0, answer.fpir * looks)) for answer in answers]
     return Identification(record.name, view.revision, tuple(answers))
+
+
+async def _probes(
+    product: Product, photo: bytes | None, embedding: Embedding | None, seen: SeenFace | None, retake: Pending | None
+) -> tuple[Sequence[SeenFace | None], list[Embedding], list[Photos]]:
+    """The faces that are asked about, what is compared of each, and the photos behind that."""
+    if embedding is not None:
+        before = retake.taken if retake is not None else ((embedding, UNSEEN_QUALITY),)
+        return [seen], [embedding], [before]
+    faces = (await product.reader.see(photo or b"")).faces
+    if not faces:
+        raise NoFaceError("no face was found in the photo")
+    if retake is None:
+        probes = await product.reader.encode([face.crop for face in faces])
+        return faces, probes, [((probe, face.quality.score),) for probe, face in zip(probes, faces, strict=True)]
+    (probe,) = await product.reader.encode([faces[0].crop])
+    await product.stored(lambda: product.asked.spend(retake))
+    taken = (*retake.taken, (probe, faces[0].quality.score))
+    mean = fuse(np.stack([each for each, _ in taken]), np.array([quality for _, quality in taken]))
+    return faces[:1], [mean], [taken]
+
+
+def _open(answer: Identified, pending: Pending) -> bool:
+    """Whether the visitor can still do something: give digits, or be photographed again."""
+    return answer.decision == "ask" or (answer.decision == "unknown" and len(pending.taken) < pending.looks)
 
 
 def _answer(
@@ -228,7 +278,6 @@ def _expected(
     view: GalleryView,
     probe: Embedding,
     face: SeenFace | None,
-    context: Context,
     expected: Expected,
     rule: Rule,
     top: int,
@@ -253,15 +302,11 @@ def _expected(
     spent = (time.perf_counter() - started) * 1000
     with product.catalog.read() as reading:
         known = by_pks(reading, found.rows.tolist())
-    return _told(product, gallery, probe, face, context, expected, found, known, spent)
+    return _told(face, expected, found, known, spent)
 
 
 def _told(
-    product: Product,
-    gallery: GalleryRecord,
-    probe: Embedding,
     face: SeenFace | None,
-    context: Context,
     expected: Expected,
     found: Found,
     known: dict[int, Indexed],
@@ -279,9 +324,6 @@ def _told(
     # Who was forgotten since the search is not answered, and who gave no digits cannot be asked for them.
     if first is None or (decision == "ask" and first.digits is None):
         decision = "unknown"
-    answer = None
-    if decision == "ask":
-        answer = product.asked.keep(Pending(gallery.name, face, probe, context))
     best = candidates[0] if candidates else None
     return Identified(
         seen=face,
@@ -294,7 +336,6 @@ def _told(
         candidates=candidates,
         tiers=tuple(Tier(each.tier, each.scored, each.posterior) for each in found.tiers),
         search_ms=spent,
-        answer=answer,
         words=_words(decision, best, found, expected),
     )
 

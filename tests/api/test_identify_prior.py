@@ -7,9 +7,10 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 import pytest
 
-from service.gallery import faces, galleries, people
+from service.gallery import faces, galleries, people, schema
 from service.gallery.records import NewTemplate, PersonFields
 from service.gallery.visits import NewVisit
+from service.identify.decision import decide, threshold
 from service.recognition.expectations import Context
 from service.recognition.identify import identify
 from tests.conftest import Gallery, assert_problem
@@ -211,6 +212,34 @@ def test_off_is_a_plain_search_whatever_the_context_says(town):
     assert "words" not in plain["faces"][0]["trace"]
 
 
+def test_off_equals_a_search_of_everybody_bit_for_bit(service, town):
+    """The search and the decision made by hand, over the same index: every number of the answer is the same."""
+    product, photo = service.product, orl_photo(3, 4)
+
+    async def probes():
+        seen = await product.reader.see(photo)
+        return await product.reader.encode([face.crop for face in seen.faces])
+
+    (probe,) = service.portal.call(probes)
+    with product.catalog.read() as reading:
+        pk = galleries.get(reading, "town").pk
+        names = {people.get(reading, pk, f"p{number}").pk: f"p{number}" for number in range(PEOPLE)}
+    everybody = product.views.of(pk).search(probe[None], PEOPLE)
+    rows, scores = everybody.rows[0][:5], everybody.scores[0][:5]
+    accept = threshold(product.calibration, PEOPLE, 0.003, insist=True)
+    decided = decide(scores, people=PEOPLE, calibration=product.calibration, accept=accept)
+    context = json.dumps({"device": "gate", "claims": {"person": "p3"}})
+    (face,) = town.identify(photo, prior="off", context=context, fpir=0.003).json()["faces"]
+    assert (face["threshold"], face["fpir"]) == (accept.similarity, accept.fpir)
+    assert face["decision"] == decided.decision
+    assert [
+        (each["person"], each["similarity"], each["posterior"], each["prior_log_odds"]) for each in face["candidates"]
+    ] == [
+        (names[row], float(score), float(posterior), decided.prior_log_odds)
+        for row, score, posterior in zip(rows.tolist(), scores, decided.posteriors, strict=True)
+    ]
+
+
 def test_the_trace_tells_in_words(town):
     (face,) = town.identify(orl_photo(3, 4), context='{"device": "gate"}').json()["faces"]
     assert "comparisons" in face["trace"]["words"]
@@ -274,3 +303,32 @@ def test_two_people_with_the_same_photo_are_not_told_apart(gallery):
     (face,) = gallery.identify(orl_photo(1, 2), context='{"device": "gate"}').json()["faces"]
     assert face["decision"] == "unknown"
     assert face["candidates"][0]["posterior"] < 0.6
+
+
+def test_a_million_visits_of_one_person_leave_room_for_the_others(service, town, ask):
+    """A device that has seen one person only: that one is likely, the cap and the even share hold all the same."""
+    product = service.product
+    with product.catalog.write() as tx:
+        pk = galleries.get(tx, "town").pk
+        regular = people.get(tx, pk, "p60").pk
+        visits = [
+            {
+                "gallery_pk": pk,
+                "person_pk": regular,
+                "home": None,
+                "device": "busy",
+                "cell": None,
+                "region": None,
+                "at": datetime.now(UTC) - timedelta(days=number % 300),
+                "confirmed_by": "card",
+            }
+            for number in range(100_000)
+        ]
+        for _ in range(10):
+            tx.connection.execute(schema.visits.insert(), visits)
+    assert ask(like(60, 0.5), device="busy").decision == "match"
+    other = ask(like(61, 0.7), device="busy")
+    assert (other.decision, other.person) == ("match", "p61")
+    assert ask(vector(99_998).astype(np.float32), device="busy").decision == "unknown"
+    with product.catalog.write() as tx:
+        tx.connection.execute(schema.visits.delete().where(schema.visits.c.device == "busy"))

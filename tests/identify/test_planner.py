@@ -91,7 +91,7 @@ def test_more_certainty_accepts_less():
 
 
 def test_two_people_who_both_look_like_it_leave_it_uncertain():
-    assert answer(scores_of(p3=0.6, p7=0.6)).decision == "unknown"
+    assert answer(scores_of(p3=0.6, p7=0.6), rule=Rule(certainty=0.9)).decision == "unknown"
 
 
 def test_somebody_taken_out_of_the_index_meanwhile_is_passed_over():
@@ -126,9 +126,9 @@ def test_a_scan_that_could_hardly_find_anybody_is_not_run():
 
 def test_digits_are_asked_for_where_they_could_decide():
     scores = scores_of(p390=0.4)
-    assert answer(scores).decision == "unknown"
-    assert answer(scores, rule=Rule(digits=4)).decision == "ask"
-    assert answer(scores_of(), rule=Rule(digits=4)).decision == "unknown"
+    assert answer(scores, rule=Rule(certainty=0.99)).decision == "unknown"
+    assert answer(scores, rule=Rule(certainty=0.99, digits=4)).decision == "ask"
+    assert answer(scores_of(), rule=Rule(certainty=0.99, digits=4)).decision == "unknown"
 
 
 def test_digits_decide_within_their_share_of_the_budget():

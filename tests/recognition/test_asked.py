@@ -17,7 +17,8 @@ SEEN = SeenFace(
     Quality(0.1, 0.2, 0.3, 0.4, 0.5, 0.6),
 )
 CONTEXT = Context(device="gate", cell="871f8d7a4ffffff", at=datetime(2026, 3, 1, 12, 30, 1, 250, UTC), person="anna")
-PENDING = Pending("staff", SEEN, np.linspace(-1, 1, 7, dtype=np.float32), CONTEXT)
+TAKEN = ((np.ones(3, np.float32), 0.7),)
+PENDING = Pending("staff", SEEN, np.linspace(-1, 1, 7, dtype=np.float32), CONTEXT, 0.004, 2, TAKEN)
 
 
 class Clock:
@@ -53,12 +54,14 @@ def test_a_probe_waits_for_its_digits_with_all_that_is_known_and_may_be_tried_ag
         assert (found.gallery, found.context) == ("staff", CONTEXT)
         np.testing.assert_array_equal(found.probe, PENDING.probe)
         assert found.probe.dtype == np.float32
+        assert (found.rate, found.looks, found.taken[0][1], found.key) == (0.004, 2, 0.7, answer)
+        np.testing.assert_array_equal(found.taken[0][0], PENDING.taken[0][0])
         assert (found.seen.face.box, found.seen.face.score, found.seen.quality) == (SEEN.face.box, 0.9, SEEN.quality)
         np.testing.assert_array_equal(found.seen.face.landmarks, SEEN.face.landmarks)
 
 
 def test_a_probe_without_a_photo_waits_too(asked):
-    found = asked.take("staff", asked.keep(Pending("staff", None, PENDING.probe, Context())))
+    found = asked.take("staff", asked.keep(Pending("staff", None, PENDING.probe, Context(), None, 1, ())))
     assert (found.seen, found.context) == (None, Context())
 
 
@@ -107,3 +110,12 @@ def test_right_digits_clear_the_slate(asked):
     fail(asked, TRIES)
     with pytest.raises(DigitsLockedError):
         asked.admit("staff", "gate")
+
+
+def test_a_probe_with_a_photo_on_top_is_spent_for_every_replica(asked, shared):
+    pending = asked.take("staff", asked.keep(PENDING))
+    asked.spend(pending)
+    with pytest.raises(AnswerNotFoundError):
+        Asked(shared).spend(pending)
+    with pytest.raises(AnswerNotFoundError):
+        asked.take("staff", pending.key)
