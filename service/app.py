@@ -31,8 +31,9 @@ from service.gallery.galleries import page
 from service.gallery.idempotency import Claims
 from service.gallery.index.local import LocalIndexes
 from service.gallery.index.protocol import Indexes
+from service.gallery.redis_visits import RedisVisits
 from service.gallery.views import Views
-from service.gallery.visits import CatalogVisits
+from service.gallery.visits import CatalogVisits, Visits
 from service.identify.fusion import fuse
 from service.identify.prior import Habits
 from service.identify.travel import Gravity
@@ -161,7 +162,7 @@ async def _open(app: FastAPI, settings: Settings, stack: AsyncExitStack) -> Prod
         shape=lambda wanted: wanted.gallery.pk,
     )
     await stack.enter_async_context(keeping)
-    calibrated, history = Calibrated(calibration_of(recognition.manifest)), CatalogVisits()
+    calibrated, history = Calibrated(calibration_of(recognition.manifest)), _history(settings, shared)
     known = KnownGalleries()
     product = Product(
         model=recognition.manifest,
@@ -175,7 +176,7 @@ async def _open(app: FastAPI, settings: Settings, stack: AsyncExitStack) -> Prod
         asked=Asked(shared),
         claims=Claims(shared),
         shared=shared,
-        follower=Follower(catalog, views, known, recognition.manifest.digest),
+        follower=Follower(catalog, views, known, calibrated, recognition.manifest.digest),
         storage=storage,
         keeping=keeping,
         writing=writing,
@@ -231,6 +232,14 @@ def _indexes(settings: Settings, folder: DataFolder, catalog: Catalog) -> Indexe
     except ImportError as error:
         raise SettingsError("VULTUS_INDEX=milvus needs the extra `milvus`: pip install 'vultus[milvus]'") from error
     return MilvusIndexes(MilvusServer(settings.milvus, settings.milvus_token), catalog)
+
+
+def _history(settings: Settings, shared: Shared) -> Visits:
+    if settings.visits == "catalog":
+        return CatalogVisits()
+    if not isinstance(shared, InRedis):
+        raise SettingsError("VULTUS_VISITS=redis needs the address of a Redis in VULTUS_REDIS")
+    return RedisVisits(shared)
 
 
 def _shared(url: str, space: str) -> Shared:

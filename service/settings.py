@@ -99,6 +99,10 @@ class Settings(BaseSettings):
         Field(ge=0, le=100, description="growth after which a gallery is measured on its own; 0 for never"),
     ] = 0.25
     visit_days: Annotated[int, Field(ge=1, le=3650, description="days for which a confirmed visit is kept")] = 400
+    visits: Annotated[
+        Literal["catalog", "redis"],
+        Field(description="where visits are kept; in redis they need VULTUS_REDIS, and one that keeps its data"),
+    ] = "catalog"
     rate: Annotated[
         int, Field(ge=0, le=10_000_000, description="requests that an API key may send in a minute; 0 is any number")
     ] = 0

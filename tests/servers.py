@@ -27,7 +27,7 @@ import pytest
 import redis
 
 SECONDS = 30
-OWNER = "vultus"
+OWNER = "owner"
 PASSWORD = "a password of the tests"
 INITDB = ["--auth=password", "--encoding=UTF8", "--locale=C.UTF-8", "--no-instructions", "--no-sync"]
 QUOTED = PASSWORD.replace(" ", "%20")
@@ -87,7 +87,7 @@ class Postgres:
             return list(cursor.fetchall()) if cursor.description else []
 
     def database(self) -> str:
-        """A new database that the user `vultus` owns; its URL."""
+        """A new database that the user `owner` owns; its URL."""
         name = f"d{next(self.databases)}"
         self.run(f"CREATE DATABASE {name} OWNER {OWNER}")
         return self.url(name)

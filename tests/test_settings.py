@@ -32,7 +32,19 @@ def test_variables_of_others_are_left_alone(monkeypatch):
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("PORT", "65536"), ("FPIR", "0"), ("FMR", "1"), ("ENGINE", "abacus"), ("THREADS", "-1"), ("BATCH", "many")],
+    [
+        ("CATALOG", "mysql://u:p@h/d"),
+        ("REDIS", "http://h"),
+        ("VISITS", "memory"),
+        ("RATE", "-1"),
+        ("POLL", "0"),
+        ("PORT", "65536"),
+        ("FPIR", "0"),
+        ("FMR", "1"),
+        ("ENGINE", "abacus"),
+        ("THREADS", "-1"),
+        ("BATCH", "many"),
+    ],
 )
 def test_a_value_that_is_not_allowed_is_named(monkeypatch, name, value):
     monkeypatch.setenv(f"VULTUS_{name}", value)
@@ -45,9 +57,18 @@ def test_every_setting_is_described(name):
     assert Settings.model_fields[name].description
 
 
-def test_the_key_is_not_shown_with_the_settings(monkeypatch):
+def test_keys_and_passwords_are_not_shown_with_the_settings(monkeypatch):
     monkeypatch.setenv("VULTUS_KEY", "vk_secret")
-    assert "vk_secret" not in repr(load_settings())
+    monkeypatch.setenv("VULTUS_CATALOG", "postgresql://u:a_secret@h/d")
+    monkeypatch.setenv("VULTUS_REDIS", "redis://:a_secret@h/0")
+    assert "secret" not in repr(load_settings()).replace("secret=None", "")
+
+
+def test_a_password_in_a_refused_setting_is_not_repeated(monkeypatch):
+    monkeypatch.setenv("VULTUS_CATALOG", "mysql://u:a_secret@h/d")
+    with pytest.raises(SettingsError) as refused:
+        load_settings()
+    assert "a_secret" not in str(refused.value)
 
 
 def test_a_setting_may_come_as_a_file(tmp_path):

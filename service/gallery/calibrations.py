@@ -58,6 +58,12 @@ def newest_version(reading: Reading, gallery_pk: int) -> int:
     return int(reading.connection.execute(query).scalar_one() or 0)
 
 
+def newest_versions(reading: Reading) -> dict[int, int]:
+    """The number of the newest version of every gallery that has one, by its key."""
+    query = select(calibrations.c.gallery_pk, func.max(calibrations.c.version)).group_by(calibrations.c.gallery_pk)
+    return {int(pk): int(version) for pk, version in reading.connection.execute(query)}
+
+
 def keep(
     tx: WriteTransaction, gallery_pk: int, *, revision: int, people: int, tiers: Mapping[str, Any]
 ) -> GalleryCalibration:

@@ -17,9 +17,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from service.errors import NotFoundError, VultusError
-from service.gallery import galleries
+from service.gallery import calibrations, galleries
 from service.gallery.catalog import Catalog
 from service.gallery.views import Views
+from service.recognition.calibrated import Calibrated
 from service.recognition.known import KnownGalleries
 
 LEAST_SECONDS: Final = 0.02
@@ -47,7 +48,8 @@ class Follower:
     Args:
         catalog: what is followed.
         views: the indexes that are kept in step.
-        known: what this replica remembers of galleries.
+        known: what this replica remembers of galleries,
+        calibrated: and of their own calibrations.
         model_digest: of the model whose galleries are searched here.
         clock: seconds that only grow.
     """
@@ -57,12 +59,14 @@ class Follower:
         catalog: Catalog,
         views: Views,
         known: KnownGalleries,
+        calibrated: Calibrated,
         model_digest: str,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._catalog = catalog
         self._views = views
         self._known = known
+        self._calibrated = calibrated
         self._model_digest = model_digest
         self._clock = clock
         self._as_of = clock()
@@ -86,6 +90,9 @@ class Follower:
         shown = self._views.revisions()
         with self._catalog.read() as reading:
             found = {record.pk: record for record in galleries.every(reading)}
+            for pk, version in calibrations.newest_versions(reading).items():
+                if self._calibrated.version(pk) != version:
+                    self._calibrated.load(reading, pk)
         self._known.compare({record.name: record for record in found.values()})
         for pk in shown.keys() - found.keys():
             self._views.drop(pk)

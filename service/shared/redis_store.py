@@ -18,7 +18,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from service.errors import SharedStateError
+from service.errors import SharedStateError, StorageError
 from service.shared.store import InProcess, Notice
 
 Result = TypeVar("Result")
@@ -96,6 +96,25 @@ class InRedis:
     def state(self) -> Literal["up", "away"]:
         """See `Shared.state`."""
         return "up" if self._away_until is None else "away"
+
+    @property
+    def space(self) -> str:
+        """Before each name of this service."""
+        return self._space
+
+    def must(self, work: Callable[[Any], Result]) -> Result:
+        """Do something that no memory of this process can stand in for.
+
+        Args:
+            work: gets the client.
+
+        Raises:
+            StorageError: Redis does not answer.
+        """
+        try:
+            return self._ask(work)
+        except _AwayError as error:
+            raise StorageError(f"Redis at {self._where} does not answer", retry_after=1) from error
 
     def claim(self, name: str, value: str) -> str | None:
         """See `Shared.claim`."""

@@ -9,6 +9,7 @@ from service.errors import SecretError, SharedStateError
 from service.gallery import forgetting, galleries
 from service.gallery.catalog import Catalog
 from service.identify.fusion import fuse
+from service.settings import SettingsError
 from tests.conftest import Gallery, as_files, assert_problem, base64_of
 from tests.faces import orl_photo
 from tests.servers import postgres
@@ -205,3 +206,24 @@ def test_a_catalog_that_leaves_is_told_with_the_time_to_come_again_and_found_whe
         assert here.whose(orl_photo(1, 2)) == "anna"
         here.enrolled("bert", orl_photo(2, 1))
         start.stop()
+
+
+def test_visits_may_be_kept_in_redis_where_all_replicas_count_them(start, redis_session, tmp_path):
+    service = start(tmp_path / "one", redis=redis_session.url, visits="redis")
+    assert service.post("/v1/galleries", json={"name": "staff"}).status_code == 201
+    gallery = Gallery(service, "staff")
+    gallery.enrolled("anna", orl_photo(1, 1))
+    visit = {"person": "anna", "device": "gate", "confirmed_by": "card"}
+    assert service.post(f"{gallery.path}/visits", json=visit).json()["visit"] == "v_1"
+    asked = {"photo": base64_of(orl_photo(1, 2)), "context": {"device": "gate"}}
+    (face,) = service.post(f"{gallery.path}/identify", json=asked).json()["faces"]
+    assert (face["person"], face["trace"]["tiers"][0]["tier"]) == ("anna", "device")
+    service.delete(f"{gallery.people}/anna")
+    with service.product.catalog.read() as reading:
+        pk = galleries.get(reading, "staff").pk
+        assert service.product.visits.at_place(reading, pk, "device", "gate").rows.size == 0
+
+
+def test_visits_in_redis_need_a_redis(start, tmp_path):
+    with pytest.raises(SettingsError, match="VULTUS_REDIS"):
+        start(tmp_path / "one", visits="redis")

@@ -1,3 +1,4 @@
+import itertools
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -5,8 +6,10 @@ import pytest
 from service.gallery import galleries, people, schema
 from service.gallery.catalog import Catalog
 from service.gallery.records import PersonFields
+from service.gallery.redis_visits import RedisVisits
 from service.gallery.visits import CatalogVisits, NewVisit
 from service.identify.fusion import fuse
+from service.shared.redis_store import InRedis
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 DAY = (NOON - schema.EPOCH).days
@@ -17,10 +20,18 @@ def visit(person_pk, at=NOON, device="gate", cell="871f8d7a4ffffff", region="851
     return NewVisit(person_pk, None if person_pk is None else HOME, device, cell, region, at, "card")
 
 
-@pytest.fixture(params=["catalog"])
+@pytest.fixture(params=["catalog", "redis"])
 def log(request):
     """Whoever keeps visits; every test holds for each."""
-    return CatalogVisits()
+    if request.param == "catalog":
+        yield CatalogVisits()
+        return
+    redis = InRedis(request.getfixturevalue("redis_session").url, f"visits-{next(SPACES)}")
+    yield RedisVisits(redis)
+    redis.close()
+
+
+SPACES = itertools.count()
 
 
 @pytest.fixture
@@ -141,7 +152,11 @@ BEFORE_VISITS = (
     "DROP INDEX people_by_digits",
     "DROP INDEX people_by_device",
 )
-BEFORE_CALIBRATIONS = ("DROP TABLE calibrations", "ALTER TABLE galleries DROP COLUMN observed")
+BEFORE_IMPORTS = tuple(
+    f"DROP TABLE {table.name}"
+    for table in (schema.marks, schema.refusals, schema.outcomes, schema.shards, schema.imports)
+)
+BEFORE_CALIBRATIONS = (*BEFORE_IMPORTS, "DROP TABLE calibrations", "ALTER TABLE galleries DROP COLUMN observed")
 
 
 def aged(place, version, *statements):
@@ -170,3 +185,32 @@ def test_visits_of_the_second_version_learn_the_home_behind_them(place):
     with again.read() as reading:
         assert CatalogVisits().travels(reading, kept.pk) == [(HOME, "851f8d7bfffffff", 1)]
     again.close()
+
+
+# --- what is true of Redis alone ---
+
+
+def test_nothing_of_a_forgotten_person_is_left_in_redis(catalog, gallery, staff, redis_session):
+    redis = InRedis(redis_session.url, f"visits-{next(SPACES)}")
+    log = RedisVisits(redis)
+    with catalog.write() as tx:
+        log.record(tx, gallery.pk, visit(staff[0]))
+        log.record(tx, gallery.pk, visit(staff[0], NOON - timedelta(days=1), device=None))
+        log.forget_person(tx, gallery.pk, staff[0])
+    left = {key.rpartition(b":")[2] for key in redis.must(lambda client: client.keys(f"{redis.space}visits:*"))}
+    assert left == {b"newest", b"where", b"days"}
+    redis.close()
+
+
+def test_a_gallery_deletes_its_own_keys_and_no_others(catalog, gallery, redis_session):
+    redis = InRedis(redis_session.url, f"visits-{next(SPACES)}")
+    log = RedisVisits(redis)
+    with catalog.write() as tx:
+        other = galleries.create(tx, "guests", model="m", model_digest="d", dim=4)
+        for each in (gallery, other):
+            log.record(tx, each.pk, visit(None))
+        log.forget_gallery(tx, gallery.pk)
+    assert seen_at(log, catalog, gallery) == []
+    assert seen_at(log, catalog, other) == [(-1, DAY, 1)]
+    assert redis.must(lambda client: client.zcard(f"{redis.space}visits:days")) == 1
+    redis.close()

@@ -4,14 +4,18 @@ import numpy as np
 import pytest
 
 from service.errors import StorageError
-from service.gallery import faces, forgetting, galleries
+from service.gallery import calibrations, faces, forgetting, galleries
 from service.gallery.catalog import Catalog
 from service.gallery.index.local import LocalIndexes
 from service.gallery.records import NewTemplate
 from service.gallery.views import Views
+from service.identify.calibration import fit
 from service.identify.fusion import fuse
+from service.recognition.calibrated import Calibrated, to_json
 from service.recognition.following import Follower
 from service.recognition.known import KnownGalleries
+
+MODEL = fit(np.full(9, 0.6), np.linspace(-0.3, 0.3, 90))
 
 
 class Clock:
@@ -36,9 +40,10 @@ def others(postgres_server):
 class Replica:
     def __init__(self, url, folder):
         self.clock, self.known = Clock(), KnownGalleries()
+        self.calibrated = Calibrated(MODEL)
         self.catalog = Catalog.open(url, secret=b"s" * 32, fuse=fuse)
         self.views = Views(self.catalog, LocalIndexes(folder))
-        self.follower = Follower(self.catalog, self.views, self.known, "d1", self.clock)
+        self.follower = Follower(self.catalog, self.views, self.known, self.calibrated, "d1", self.clock)
 
     def close(self):
         self.views.close()
@@ -117,6 +122,17 @@ def test_a_gallery_that_was_deleted_and_made_anew_is_another_one(others, replica
     new = create(others, "staff")
     replica.follower.look()
     assert replica.look_up("staff")[0].pk == new != old
+
+
+def test_a_gallery_that_others_measured_is_judged_by_what_they_found(others, replica):
+    pk = create(others, "staff")
+    replica.look_up("staff")
+    with others.write() as tx:
+        tiers = {"all": {"calibration": to_json(fit(np.full(9, 0.5), np.linspace(-0.2, 0.4, 90)))}}
+        calibrations.keep(tx, pk, revision=0, people=9, tiers=tiers)
+    assert replica.calibrated.version(pk) == 0
+    replica.follower.look()
+    assert replica.calibrated.version(pk) == 1
 
 
 def test_galleries_of_another_model_are_not_opened(others, replica):

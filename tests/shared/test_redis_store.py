@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from service.errors import SharedStateError
+from service.errors import SharedStateError, StorageError
 from service.settings import CHECKOUT
 from service.shared import redis_store
 from service.shared.redis_store import InRedis
@@ -142,6 +142,13 @@ class TestAway:
                 replicas[0].spend(f"limit {number}", 1, 60)
             assert time.monotonic() - began < 2
         assert caplog.text.count("does not answer") == 1
+
+    def test_what_must_be_in_redis_is_refused_with_the_time_to_come_again(self, server, replicas):
+        assert replicas[0].must(lambda client: client.ping())
+        server.stop()
+        with pytest.raises(StorageError, match=r"Redis at 127\.0\.0\.1 does not answer") as refused:
+            replicas[0].must(lambda client: client.ping())
+        assert refused.value.retry_after
 
     def test_a_server_that_is_back_is_shared_again_and_what_is_held_is_taken_again(self, server, replicas, monkeypatch):
         monkeypatch.setattr(redis_store, "RENEW_SECONDS", 0.1)
