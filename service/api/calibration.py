@@ -10,14 +10,16 @@ from fastapi import APIRouter, Depends, Request, Response
 from service.api.access import needs
 from service.api.dependencies import ProductAtDep
 from service.api.problems import described
-from service.api.schemas import CalibrationOut, CalibrationTierOut, HabitsOut, Id
+from service.api.schemas import CalibrationOut, CalibrationTierOut, CasesIn, GainOut, GainsOut, HabitsOut, Id
 from service.api.writes import Keep, body_digest, idempotent, write
 from service.errors import NotFoundError
 from service.gallery import calibrations, galleries
 from service.gallery.calibrations import GalleryCalibration
 from service.gallery.catalog import WriteTransaction
+from service.identify.attributes import Gain
 from service.identify.habits import FittedHabits
 from service.recognition.habits import fit_prior
+from service.recognition.observed import Case, fit_observed
 from service.recognition.own import Measured, measure
 
 router = APIRouter(prefix="/v1/galleries/{gallery}", tags=["calibration"])
@@ -61,6 +63,25 @@ async def measure_gallery(product: ProductAtDep, request: Request, gallery: Id) 
         await asyncio.to_thread(measure, product, record, remember=remember)
 
     return await write(product, request, body_digest(None), work)
+
+
+@router.post(
+    "/observed",
+    response_model=GainsOut,
+    responses=described(400, 401, 403, 404, 409, 413, 415, 422, 507),
+    dependencies=[Depends(needs("manage")), Depends(idempotent)],
+)
+async def fit_attributes(product: ProductAtDep, request: Request, gallery: Id, body: CasesIn) -> Response:
+    """Fit how much each observable attribute counts to confirmed visitors, and say for whom it gains what."""
+    cases = [Case(each.person, each.observed) for each in body.cases]
+
+    async def work(keep: Keep) -> None:
+        def remember(tx: WriteTransaction, found: dict[str, Gain]) -> None:
+            keep(tx, 200, GainsOut(gains={name: GainOut(**asdict(gain)) for name, gain in found.items()}))
+
+        await asyncio.to_thread(fit_observed, product, gallery, cases, remember)
+
+    return await write(product, request, body_digest(body), work)
 
 
 @router.get("/calibration", responses=described(401, 403, 404, 422), dependencies=[Depends(needs("read"))])

@@ -104,6 +104,7 @@ def _context(given: Context | None) -> Known:
         at=None if given.time is None else checked_time(given.time, datetime.now(UTC)),
         person=given.claims.person if given.claims else None,
         digits=given.claims.digits if given.claims else None,
+        observed=given.observed,
     )
 
 

@@ -50,6 +50,7 @@ async def create_gallery(product: ProductDep, request: Request, body: GalleryIn)
                     model_digest=model.digest,
                     dim=model.dim,
                     fpir=body.fpir,
+                    observed={name: how.model_dump() for name, how in body.observed.items()},
                     attributes=body.attributes,
                 )
                 keep(tx, 201, render.gallery(made, galleries.GallerySize(0, 0), product.policy.fpir))
@@ -85,6 +86,8 @@ async def change_gallery(
 ) -> Response:
     """Change a gallery's settings."""
     changes = GalleryChanges(**{name: getattr(body, name) for name in body.model_fields_set})  # type: ignore[typeddict-item]
+    if "observed" in changes:
+        changes["observed"] = {name: how.model_dump() for name, how in (body.observed or {}).items()}
     if "attributes" in changes:
         changes["attributes"] = changes["attributes"] or {}
 

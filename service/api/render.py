@@ -17,6 +17,7 @@ from service.api.schemas import (
     IdentificationOut,
     IdentifiedOut,
     ImportOut,
+    ObservableIn,
     PersonOut,
     QualityOut,
     RefusedOut,
@@ -49,6 +50,7 @@ def gallery(record: GalleryRecord, size: GallerySize, fpir: float) -> GalleryOut
         people=size.people,
         faces=size.templates,
         fpir=record.fpir or fpir,
+        observed={name: ObservableIn(**how) for name, how in (record.observed or {}).items()},
         attributes=dict(record.attributes),
         created_at=record.created_at,
     )

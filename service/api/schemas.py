@@ -71,6 +71,28 @@ class Problem(BaseModel):
 # --- galleries ---
 
 
+class ObservableIn(BaseModel):
+    """How an attribute of people is observed beside the face.
+
+    A category (gender, a membership) is wrong with a share `error`; a number (a height, an age) has a standard
+    deviation `spread`. What is guessed `from_face` counts with a `power` of 0.3 at most.
+    """
+
+    model_config = _example({"kind": "number", "spread": 4})
+
+    kind: Literal["category", "number"]
+    error: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
+    spread: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 5.0
+    from_face: bool = False
+    power: Annotated[float, Field(ge=0, le=1)] = 1.0
+
+
+Observed = Annotated[
+    dict[Annotated[str, Field(max_length=64)], ObservableIn],
+    Field(max_length=8, description="attributes of people that count as evidence when `context.observed` names them"),
+]
+
+
 class GalleryIn(BaseModel):
     """A gallery to create."""
 
@@ -78,6 +100,7 @@ class GalleryIn(BaseModel):
 
     name: Id
     fpir: Rate | None = None
+    observed: Observed = Field(default_factory=dict)
     attributes: FreeJson = Field(default_factory=dict)
 
 
@@ -87,6 +110,7 @@ class GalleryPatch(BaseModel):
     model_config = _example({"fpir": 0.001})
 
     fpir: Rate | None = None
+    observed: Observed | None = None
     attributes: FreeJson | None = None
 
 
@@ -99,6 +123,7 @@ GALLERY: Final[dict[str, Any]] = {
     "people": 17,
     "faces": 40,
     "fpir": 0.003,
+    "observed": {},
     "attributes": {},
     "created_at": "2026-01-02T03:04:05Z",
 }
@@ -117,6 +142,7 @@ class GalleryOut(BaseModel):
     people: int
     faces: int
     fpir: float
+    observed: dict[str, ObservableIn]
     attributes: dict[str, Any]
     created_at: datetime
 
@@ -701,6 +727,42 @@ class HabitsOut(BaseModel):
     bits_before: float
     visits: int
     habits: dict[str, float]
+
+
+class CaseIn(BaseModel):
+    """A confirmed visitor, and what was observed of them."""
+
+    model_config = _example({"person": "anna", "observed": {"height": [168, 172]}})
+
+    person: Id
+    observed: FreeJson
+
+
+class CasesIn(BaseModel):
+    """Confirmed visitors."""
+
+    model_config = _example({"cases": [{"person": "anna", "observed": {"height": [168, 172]}}]})
+
+    cases: Annotated[list[CaseIn], Field(max_length=10_000)]
+
+
+class GainOut(BaseModel):
+    """What an attribute tells: the fitted power, and the bits gained on held-out cases, for all and by group."""
+
+    power: float
+    bits: float
+    groups: dict[str, float]
+    cases: int
+
+
+class GainsOut(BaseModel):
+    """What every observable attribute tells."""
+
+    model_config = _example(
+        {"gains": {"gender": {"power": 0.7, "bits": 0.6, "groups": {"f": 0.61, "m": 0.59}, "cases": 400}}}
+    )
+
+    gains: dict[str, GainOut]
 
 
 class CalibrationTierOut(BaseModel):

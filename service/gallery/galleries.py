@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy import bindparam, func, insert, select
 from sqlalchemy import update as change
@@ -37,6 +39,7 @@ def create(
     model_digest: str,
     dim: int,
     fpir: float | None = None,
+    observed: Mapping[str, Any] | None = None,
     attributes: Attributes | None = None,
 ) -> GalleryRecord:
     """Create an empty gallery at revision 0.
@@ -48,6 +51,7 @@ def create(
         model_digest: of that model's manifest.
         dim: of that model's embeddings.
         fpir: target false-positive identification rate; None leaves it to the service.
+        observed: which attributes of people count as evidence, and how each is observed.
         attributes: free JSON.
 
     Raises:
@@ -60,6 +64,7 @@ def create(
         "dim": dim,
         "revision": 0,
         "fpir": fpir,
+        "observed": observed,
         "attributes": attributes or {},
         "created_at": tx.now,
     }

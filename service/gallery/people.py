@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from datetime import datetime
 
 import numpy as np
-from sqlalchemy import bindparam, insert, select, update
+from sqlalchemy import bindparam, insert, literal, select, update
 
 from service.errors import PersonNotFoundError
 from service.gallery.catalog import Reading, WriteTransaction
 from service.gallery.embeddings import Embeddings, Rows, from_bytes, to_bytes
-from service.gallery.records import Page, PersonChanges, PersonFields, PersonRecord, columns
+from service.gallery.records import Attributes, Page, PersonChanges, PersonFields, PersonRecord, columns
 from service.gallery.schema import departures, people
 
 COLUMNS = columns(people, PersonRecord)
@@ -183,12 +183,25 @@ def _refuse_plain(digits: str | None) -> None:
 # --- what the prior asks ---
 
 
-def homes_since(reading: Reading, gallery_pk: int, after: int) -> list[tuple[int, str | None, bool]]:
-    """Everybody who changed after a revision: key, home cell, and whether there is a face to find them by."""
-    query = select(people.c.pk, people.c.region, people.c.fused.is_not(None)).where(
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """Somebody who changed: key, home cell, whether there is a face to find them by, and attributes if asked for."""
+
+    pk: int
+    region: str | None
+    found: bool
+    attributes: Attributes
+
+
+def changed_since(reading: Reading, gallery_pk: int, after: int, *, attributes: bool) -> list[Changed]:
+    """Everybody who changed after a revision, with their attributes where these are asked for."""
+    known = people.c.attributes if attributes else literal(None).label("attributes")
+    query = select(people.c.pk, people.c.region, people.c.fused.is_not(None).label("found"), known).where(
         people.c.gallery_pk == gallery_pk, people.c.revision > after
     )
-    return [(int(pk), region, bool(found)) for pk, region, found in reading.connection.execute(query)]
+    return [
+        Changed(row.pk, row.region, bool(row.found), row.attributes or {}) for row in reading.connection.execute(query)
+    ]
 
 
 def vectors_after(reading: Reading, gallery_pk: int, after: int, *, dim: int, limit: int) -> tuple[Rows, Embeddings]:

@@ -23,7 +23,10 @@ Box: TypeAlias = tuple[float, float, float, float]
 
 @dataclass(frozen=True, slots=True)
 class GalleryRecord:
-    """A gallery; `revision` counts its committed changes, `habits` are fitted parameters of the prior."""
+    """A gallery; `revision` counts its committed changes, `habits` are fitted parameters of the prior.
+
+    `observed` says which attributes of people may be used as evidence, and how each is observed.
+    """
 
     pk: int
     name: str
@@ -33,6 +36,7 @@ class GalleryRecord:
     revision: int
     fpir: float | None
     habits: Mapping[str, float] | None
+    observed: Mapping[str, Any] | None
     attributes: Attributes
     created_at: datetime
 
@@ -42,6 +46,7 @@ class GalleryChanges(TypedDict, total=False):
 
     fpir: float | None
     habits: Mapping[str, float] | None
+    observed: Mapping[str, Any] | None
     attributes: Attributes
 
 

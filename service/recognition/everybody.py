@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from service.errors import InvalidRequestError
 from service.gallery import galleries, people
 from service.gallery.catalog import Reading
+from service.identify.attributes import Observable, logs
 from service.identify.prior import Residents, residents
 from service.identify.travel import Gravity, Map, mapped
 from service.recognition.regions import REGION_RESOLUTION, coarser, point_of
@@ -31,6 +34,9 @@ class Everybody:
     home: Rows = field(default_factory=lambda: np.empty(0, np.int64))
     regions: dict[str, int] = field(default_factory=dict)
     points: list[tuple[float, float]] = field(default_factory=lambda: [(0.0, 0.0)])
+    observed: Mapping[str, Any] = field(default_factory=dict)
+    values: dict[str, NDArray[np.float64]] = field(default_factory=dict)
+    categories: dict[str, dict[str, int]] = field(default_factory=dict)
     any_digits: bool = False
     residents: Residents | None = None
     map: Map | None = None
@@ -54,7 +60,14 @@ class Everybody:
         """Everybody, the map, and the number on it of the region that holds a cell."""
         with self.following:
             here = self.region(place)
-            head = galleries.by_pk(reading, gallery_pk).revision
+            gallery = galleries.by_pk(reading, gallery_pk)
+            head = gallery.revision
+            if (gallery.observed or {}).keys() != self.observed.keys():
+                # Other attributes count than before, so everybody is read again.
+                self.revision, self.rows, self.home = -1, np.empty(0, np.int64), np.empty(0, np.int64)
+                self.values = {name: np.empty(0) for name in gallery.observed or {}}
+                self.residents = None
+            self.observed = gallery.observed or {}
             if head != self.revision or self.residents is None:
                 self._apply(reading, gallery_pk)
                 self.revision = head
@@ -67,15 +80,63 @@ class Everybody:
             return self.residents, self.map, here
 
     def _apply(self, reading: Reading, gallery_pk: int) -> None:
-        changed = people.homes_since(reading, gallery_pk, self.revision)
-        gone = [*people.left_since(reading, gallery_pk, self.revision), *(pk for pk, _, _ in changed)]
+        changed = people.changed_since(reading, gallery_pk, self.revision, attributes=bool(self.observed))
+        gone = [*people.left_since(reading, gallery_pk, self.revision), *(each.pk for each in changed)]
         staying = ~np.isin(self.rows, np.array(gone, np.int64))
-        found = [(pk, self.region(cell)) for pk, cell, has_face in changed if has_face]
-        fresh = np.array(found, np.int64).reshape(-1, 2)
-        self.rows = np.concatenate([self.rows[staying], fresh[:, 0]])
-        self.home = np.concatenate([self.home[staying], fresh[:, 1]])
+        found = [each for each in changed if each.found]
+        fresh = np.array([(each.pk, self.region(each.region)) for each in found], np.int64).reshape(-1, 2)
+        rows = np.concatenate([self.rows[staying], fresh[:, 0]])
+        order = np.argsort(rows)
+        self.rows, self.home = rows[order], np.concatenate([self.home[staying], fresh[:, 1]])[order]
+        for name in self.values:
+            new = np.array([self.number(name, each.attributes.get(name)) for each in found], np.float64)
+            self.values[name] = np.concatenate([self.values[name][staying], new])[order]
         self.any_digits = people.any_digits(reading, gallery_pk)
         self.residents = None
+
+    def evidence(self, observed: Mapping[str, Any]) -> NDArray[np.float64] | None:
+        """What was observed adds to the log odds of everybody, (n,); None where nothing of it counts here.
+
+        Raises:
+            InvalidRequestError: a number was observed as something else.
+        """
+        with self.following:
+            counted = [name for name in observed if name in self.values]
+            if not counted:
+                return None
+            total = np.zeros(len(self.rows))
+            for name in counted:
+                how = Observable(**self.observed[name])
+                low, high = self.seen(name, observed[name])
+                total += how.strength * logs(how, self.values[name], low, high)
+            return total
+
+    def seen(self, name: str, value: object) -> tuple[float, float]:
+        """The least and the most that was observed.
+
+        Raises:
+            InvalidRequestError: it is not what the gallery says the attribute is.
+        """
+        if self.observed[name]["kind"] == "category":
+            if isinstance(value, (dict, list)) or value is None:
+                raise InvalidRequestError(f"observed {name!r} is one category")
+            place = self.categories.get(name, {}).get(str(value), -1)
+            return float(place), float(place)
+        given = value if isinstance(value, list) else [value, value]
+        ends = [float(end) for end in given if isinstance(end, (int, float)) and not isinstance(end, bool)]
+        if len(given) != 2 or len(ends) != 2 or ends[0] > ends[1]:
+            raise InvalidRequestError(f"observed {name!r} is a number, or [least, most]")
+        return ends[0], ends[1]
+
+    def number(self, name: str, value: object) -> float:
+        """An attribute's value as a number, a category by its place in the list of those seen; NaN for none."""
+        if value is None:
+            return float("nan")
+        if self.observed[name]["kind"] == "number":
+            is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            return float(value) if is_number else float("nan")  # type: ignore[arg-type]
+        known = self.categories.setdefault(name, {})
+        return float(known.setdefault(str(value), len(known)))
 
     def _grown(self, population: NDArray[np.float64]) -> bool:
         before = np.zeros(len(population)) if self.map is None else self.map.population

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,7 @@ from service.gallery.catalog import Catalog, Reading
 from service.gallery.records import GalleryRecord
 from service.gallery.schema import EPOCH
 from service.gallery.visits import DaysAtPlace, Place, Visits
+from service.identify.attributes import weighed
 from service.identify.budget import Budget, Scales, floors, share_out
 from service.identify.habits import Log, Scene
 from service.identify.planner import ASK_SHARE, Tier, in_order
@@ -68,6 +69,7 @@ class Context:
         at: when; None is now.
         person: who the visitor claims to be.
         digits: the digits that the visitor gave.
+        observed: what was seen beside the face, by the name of the attribute: a value, or [least, most].
     """
 
     device: str | None = None
@@ -75,11 +77,14 @@ class Context:
     at: datetime | None = None
     person: str | None = None
     digits: str | None = None
+    observed: Mapping[str, Any] | None = None
 
     @property
     def says_something(self) -> bool:
         """Whether a prior can be made of it."""
-        return any(each is not None for each in (self.device, self.cell, self.person, self.digits))
+        return any(each is not None for each in (self.device, self.cell, self.person, self.digits)) or bool(
+            self.observed
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,26 +160,30 @@ class Expectations:
             everybody = self._of_gallery(gallery_pk)
             plan = self._plan(reading, gallery_pk, everybody, context, now)
             asking = everybody.any_digits
+            evidence = everybody.evidence(context.observed) if context.observed else None
             claim = self._claim(reading, gallery_pk, context)
             matches = None
             if context.digits is not None:
                 hashed = self._catalog.digits_hash(gallery_pk, context.digits)
                 matches = np.array(people.with_digits(reading, gallery_pk, hashed), np.int64)
         share = alpha * (ASK_SHARE if matches is not None else 1 - ASK_SHARE if asking else 1.0)
-        if claim is None and matches is None:
+        if claim is None and matches is None and evidence is None:
             if (share, insist) not in plan.budgets:
                 plan.budgets[share, insist] = self._expected(
                     gallery_pk, plan.prior, plan, plan.tiers, alpha, share, insist, asking, None
                 )
             return plan.budgets[share, insist]
-        before, tiers = plan.prior, plan.tiers
+        before, tiers, local = plan.prior, plan.tiers, plan.local
+        if evidence is not None and len(evidence) == len(before.residents.rows):
+            before = weighed(before, evidence)
+            local = np.repeat(local, len(before.others) // len(local))
         if claim is not None:
             before, tiers = claimed(before, claim), (Tier("claim", np.array([claim])), *tiers)
         if matches is not None and context.digits is not None:
             before = digits_given(before, matches, len(context.digits), plan.habits)
             tiers = (Tier("digits", matches), *tiers)
         return self._expected(
-            gallery_pk, before, plan, tiers, alpha, share, insist, asking and matches is None, matches
+            gallery_pk, before, plan, tiers, alpha, share, insist, asking and matches is None, matches, local
         )
 
     def scenes(self, gallery_pk: int, *, now: datetime) -> tuple[list[Scene], Residents]:
@@ -206,9 +215,10 @@ class Expectations:
         insist: bool,  # noqa: FBT001 (private, handed through)
         asking: bool,  # noqa: FBT001 (the same)
         matches: Rows | None,
+        local: NDArray[np.bool_] | None = None,
     ) -> Expected:
         limits = floors(alpha, before.residents.people, matches)
-        scales = self._scales(gallery_pk, before, plan.local, alpha)
+        scales = self._scales(gallery_pk, before, plan.local if local is None else local, alpha)
         budget = share_out(before, scales, share, limits, insist=insist)
         stated = alpha if budget.fpir <= share else min(1.0, budget.fpir + alpha - share)
         return Expected(stated, budget, in_order(tiers, budget), DIGITS if asking else 0, plan.habits)
@@ -219,6 +229,13 @@ class Expectations:
         far = self._calibrated.far(gallery_pk, before.residents.people, alpha)
         near = self._calibrated.near(gallery_pk, far, neighbours, alpha)
         return Scales(near, far, local, excess(near, far))
+
+    def everybody(self, gallery_pk: int) -> Everybody:
+        """Everybody of a gallery, as of its newest revision. Blocks."""
+        with self._catalog.read() as reading:
+            found = self._of_gallery(gallery_pk)
+            found.follow(reading, gallery_pk, self._gravity, None)
+        return found
 
     def residents(self, gallery_pk: int) -> Residents:
         """Everybody who can be found, by home region. Blocks."""
