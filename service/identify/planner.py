@@ -234,8 +234,9 @@ class _Seen:
 
     @property
     def evidence(self) -> float:
-        """W."""
-        return float(self._joint.sum()) / ((1 - self._budget.prior.unknown) * self._budget.scales.excess)
+        """W; 0 where nobody is enrolled."""
+        known = 1 - self._budget.prior.unknown
+        return float(self._joint.sum()) / (known * self._budget.scales.excess) if known > 0 else 0.0
 
     @property
     def accepted(self) -> bool:

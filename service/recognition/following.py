@@ -111,14 +111,20 @@ class Follower:
 
 async def follow(follower: Follower, told: asyncio.Event, *, seconds: float) -> None:
     """Look whenever `told` is set, and at least every so many seconds, until cancelled."""
-    loop = asyncio.get_running_loop()
+    loop, lost = asyncio.get_running_loop(), False
     with ThreadPoolExecutor(1, thread_name_prefix="following") as thread:
         while True:
             told.clear()
             try:
                 await loop.run_in_executor(thread, follower.look)
             except VultusError as error:
-                log.warning("the catalog cannot be followed: %s", error.detail)
+                if not lost:
+                    log.warning("the catalog cannot be followed for now: %s", error.detail)
+                lost = True
+            else:
+                if lost:
+                    log.warning("the catalog is followed again")
+                lost = False
             await asyncio.sleep(LEAST_SECONDS)
             with suppress(TimeoutError):
                 await asyncio.wait_for(told.wait(), seconds)

@@ -13,7 +13,7 @@ from service.gallery.visits import NewVisit
 from service.identify.decision import decide, threshold
 from service.recognition.expectations import Context
 from service.recognition.identify import identify
-from tests.conftest import Gallery, assert_problem
+from tests.conftest import Gallery, assert_problem, base64_of
 from tests.faces import orl_photo
 
 PEOPLE = 300
@@ -332,3 +332,10 @@ def test_a_million_visits_of_one_person_leave_room_for_the_others(service, town,
     assert ask(vector(99_998).astype(np.float32), device="busy").decision == "unknown"
     with product.catalog.write() as tx:
         tx.connection.execute(schema.visits.delete().where(schema.visits.c.device == "busy"))
+
+
+@pytest.mark.parametrize("context", [{"device": "gate"}, {"device": "gate", "claims": {"digits": "1234"}}])
+def test_in_an_empty_gallery_everybody_is_unknown_whatever_the_context(gallery, context):
+    asked = {"photo": base64_of(orl_photo(1, 1)), "context": context}
+    (face,) = gallery.service.post(f"{gallery.path}/identify", json=asked).json()["faces"]
+    assert (face["decision"], face["candidates"]) == ("unknown", [])

@@ -59,3 +59,13 @@ def test_keys_are_made_beside_a_running_service(type_in, service, monkeypatch):
     key = json.loads(type_in("create", "--label", "beside", "--json").stdout)["key"]
     type_in("revoke", key)
     assert f"{key}  beside" in type_in("list").stdout
+
+
+def test_keys_of_a_shared_catalog_are_made_where_its_secret_is(type_in, monkeypatch, postgres_server, tmp_path):
+    (tmp_path / "shared").write_bytes(b"s" * 32)
+    monkeypatch.setenv("VULTUS_CATALOG", postgres_server.database())
+    monkeypatch.setenv("VULTUS_SECRET", str(tmp_path / "shared"))
+    type_in("create", "--label", "door")
+    monkeypatch.setenv("VULTUS_DATA", str(tmp_path / "another replica"))
+    assert [key["label"] for key in json.loads(type_in("list", "--json").stdout)] == ["door"]
+    assert not (tmp_path / "data" / "catalog.sqlite").exists()

@@ -1,5 +1,7 @@
 """A replica follows what others change in one catalog."""
 
+import asyncio
+
 import numpy as np
 import pytest
 
@@ -12,7 +14,7 @@ from service.gallery.views import Views
 from service.identify.calibration import fit
 from service.identify.fusion import fuse
 from service.recognition.calibrated import Calibrated, to_json
-from service.recognition.following import Follower
+from service.recognition.following import Follower, follow
 from service.recognition.known import KnownGalleries
 
 MODEL = fit(np.full(9, 0.6), np.linspace(-0.3, 0.3, 90))
@@ -187,3 +189,26 @@ def test_where_nobody_else_can_write_there_is_no_lag(tmp_path):
     alone.clock.now += 100
     assert (alone.follower.lag().seconds, alone.follower.lag().revisions) == (0, 0)
     alone.close()
+
+
+def test_a_catalog_that_cannot_be_followed_is_tried_again_and_told_once(caplog):
+    looked = []
+
+    class Failing:
+        def look(self):
+            looked.append(len(looked))
+            if len(looked) in {2, 3, 4}:
+                raise StorageError("away")
+
+    async def some_looks():
+        told = asyncio.Event()
+        following = asyncio.create_task(follow(Failing(), told, seconds=60))
+        while len(looked) < 6:
+            told.set()
+            await asyncio.sleep(0.005)
+        following.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await following
+
+    asyncio.run(some_looks())
+    assert (caplog.text.count("away"), caplog.text.count("followed again")) == (1, 1)
