@@ -140,6 +140,9 @@ def _identified(item: Identified) -> IdentifiedOut:
     )
     if item.words is not None:
         answer.trace.words = item.words
+    if item.basis is not None:
+        answer.trace.unknown, answer.trace.lift = item.basis.unknown, item.basis.lift
+        answer.trace.certainty, answer.trace.calibration = item.basis.certainty, item.basis.calibration
     if item.answer is not None:
         answer.answer = item.answer
     if item.seen is not None:

@@ -598,11 +598,20 @@ class TierOut(BaseModel):
 
 
 class TraceOut(BaseModel):
-    """How the answer came about."""
+    """How the answer came about.
+
+    Where a prior had a say: `unknown` is the probability beforehand that the visitor is nobody in the gallery, `lift`
+    how many times as likely as anybody the best candidate was, `certainty` the least posterior of a match, and
+    `calibration` the version of the gallery's own calibration, 0 where the model's decides alone.
+    """
 
     scored: int
     tiers: list[TierOut]
     words: str | None = None
+    unknown: float | None = None
+    lift: float | None = None
+    certainty: float | None = None
+    calibration: int | None = None
 
 
 class IdentifiedOut(BaseModel):

@@ -60,12 +60,30 @@ class Tier:
 
 
 @dataclass(frozen=True)
+class Basis:
+    """What an answer rests on where a prior had a say.
+
+    Attributes:
+        unknown: probability beforehand that the visitor is nobody in the gallery.
+        lift: how many times as likely as anybody the best candidate was; None where there is none.
+        certainty: least posterior of a match.
+        calibration: version of the gallery's own calibration, 0 for the model's alone.
+    """
+
+    unknown: float
+    lift: float | None
+    certainty: float
+    calibration: int
+
+
+@dataclass(frozen=True)
 class Identified:
     """The answer about one face; `seen` is None where the caller gave an embedding.
 
     Attributes:
         answer: id to come back with: with the digits where the decision is `ask`, or with another photo.
-        words: how the answer came about, where a prior had a say.
+        words: how the answer came about, where a prior had a say,
+        basis: and on which numbers it rests.
     """
 
     seen: SeenFace | None
@@ -80,6 +98,7 @@ class Identified:
     search_ms: float
     answer: str | None = None
     words: str | None = None
+    basis: Basis | None = None
 
 
 @dataclass(frozen=True)
@@ -302,7 +321,8 @@ def _expected(
     spent = (time.perf_counter() - started) * 1000
     with product.catalog.read() as reading:
         known = by_pks(reading, found.rows.tolist())
-    return _told(face, expected, found, known, spent)
+    version = product.calibrated.version(gallery.pk)
+    return _told(face, expected, found, known, spent, rule.certainty, version)
 
 
 def _told(
@@ -311,6 +331,8 @@ def _told(
     found: Found,
     known: dict[int, Indexed],
     spent: float,
+    certainty: float,
+    version: int,
 ) -> Identified:
     candidates = tuple(
         Candidate(known[row].person, float(similarity), float(posterior), float(odds))
@@ -337,7 +359,19 @@ def _told(
         tiers=tuple(Tier(each.tier, each.scored, each.posterior) for each in found.tiers),
         search_ms=spent,
         words=_words(decision, best, found, expected),
+        basis=Basis(
+            expected.budget.prior.unknown,
+            None if best is None else _lift(best, expected),
+            certainty,
+            version,
+        ),
     )
+
+
+def _lift(best: Candidate, expected: Expected) -> float:
+    """How many times as likely as anybody a candidate was beforehand."""
+    odds = float(np.exp(best.prior_log_odds))
+    return odds / (1 + odds) * expected.budget.prior.residents.people / (1 - expected.budget.prior.unknown)
 
 
 def _words(decision: str, best: Candidate | None, found: Found, expected: Expected) -> str:
@@ -347,7 +381,7 @@ def _words(decision: str, best: Candidate | None, found: Found, expected: Expect
     looked = f"{scored:,} comparisons in {', '.join(tier.tier for tier in found.tiers) or 'no tier'}"
     if best is None:
         return f"{looked}; there was nobody to compare with."
-    lift = float(np.exp(best.prior_log_odds)) * people
+    lift = _lift(best, expected)
     story = (
         f"{looked}. Before the face was compared, {best.person} was {lift:.3g} times as likely as anybody among "
         f"{people:,} people; so {found.thresholds[0]:.3f} was needed, and the similarity is {best.similarity:.3f}."

@@ -12,6 +12,7 @@ FIELDS = {
     "people",
     "faces",
     "fpir",
+    "observed",
     "attributes",
     "created_at",
 }

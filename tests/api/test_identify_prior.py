@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -240,9 +241,26 @@ def test_off_equals_a_search_of_everybody_bit_for_bit(service, town):
     ]
 
 
+def test_the_prior_of_whoever_was_found_is_in_the_metrics(service, gallery):
+    def found():
+        text = service.get("/metrics").text
+        return float(re.search(r"^vultus_prior_log_odds_count (\S+)$", text, re.MULTILINE).group(1))
+
+    gallery.enrolled("anna", orl_photo(1, 1))
+    before = found()
+    (face,) = gallery.identify(orl_photo(1, 2), context='{"device": "gate"}').json()["faces"]
+    assert face["decision"] == "match"
+    gallery.identify(orl_photo(9, 2), context='{"device": "gate"}')
+    assert found() == before + 1
+
+
 def test_the_trace_tells_in_words(town):
     (face,) = town.identify(orl_photo(3, 4), context='{"device": "gate"}').json()["faces"]
-    assert "comparisons" in face["trace"]["words"]
+    trace = face["trace"]
+    assert "comparisons" in trace["words"]
+    assert 0 < trace["unknown"] < 1
+    assert trace["lift"] > 0
+    assert (trace["certainty"], trace["calibration"]) == (0.5, 0)
     assert "answer" not in face
 
 

@@ -2,7 +2,7 @@
 
 A made-up country (`priors_world`) visits its devices; every answer comes from the service's own prior, budget and
 planner. Scores are synthetic (`priors_scores`), of two effective dimensions, or those of a real index where time is
-measured.
+measured. A last part (`priors_real`) does the same with the faces of LFW.
 
 Arms in which strangers are counted (`priors_strangers`): the history is right; the homes on file are wrong for a fifth
 of the people; half of the regulars of each device have changed since; neighbours look alike, with a scale of their own
@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import time
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +28,7 @@ from service.identify.planner import ASK_SHARE, Found, Rule, Score, Search, look
 from tests.bench.lfw import TRAINING_FOLDS, all_pairs
 from tests.bench.lfw_data import SAME_PERSON, Lfw, load_lfw, person_of
 from tests.bench.loop import Loop
+from tests.bench.priors_real import real
 from tests.bench.priors_scores import Scorer, scale
 from tests.bench.priors_strangers import DIGITS, Strangers, second, typed
 from tests.bench.priors_world import HABITS, Plan, World, plan, world
@@ -62,7 +64,8 @@ def main() -> None:
     options.add_argument("--dimension", type=int, action="append", help="only these effective dimensions; 0 for none")
     options.add_argument("--alpha", type=float, action="append", help="only these target rates")
     options.add_argument("--certainty", type=float, default=Rule().certainty, help="least posterior of a match")
-    options.add_argument("--only", choices=["mated", "strangers", "time", "calibration"], help="only this part")
+    options.add_argument("--embeddings", type=Path, help="file that keeps the embeddings of LFW between runs")
+    options.add_argument("--only", choices=["mated", "strangers", "time", "calibration", "real"], help="only this part")
     asked = options.parse_args()
     size = QUICK if asked.quick else FULL
     size = replace(
@@ -76,6 +79,9 @@ def main() -> None:
         synthetic(report, size, asked)
     if asked.only in {None, "time"}:
         search_time(report, size, asked)
+    if asked.only == "real" or (asked.only is None and not asked.quick):
+        for alpha in size.alphas:
+            real(report, lfw, size.people, alpha, Rule(certainty=asked.certainty), asked.embeddings)
     report.table()
 
 
