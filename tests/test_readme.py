@@ -73,6 +73,12 @@ def outcomes(tmp_path_factory) -> dict[Block, Outcome]:
     for name, (person, number) in PHOTOS.items():
         with Image.open(orl() / f"s{person}" / f"{number}.pgm") as photo:
             photo.save(folder / name, quality=95)
+    for name in ("anna1.jpg", "anna2.jpg", "bernd1.jpg"):
+        archived = folder / "people" / name[:-5]
+        archived.mkdir(parents=True, exist_ok=True)
+        shutil.copy(folder / name, archived)
+    shutil.copy(folder / "anna1.jpg", folder / "people" / "anna" / "copy.jpg")
+    Image.new("RGB", (64, 48)).save(folder / "people" / "bernd" / "dark.jpg")
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     variables = environment(folder / "data", port=port)

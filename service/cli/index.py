@@ -113,4 +113,4 @@ async def _watched(service: Connection, where: str, job: dict[str, Any]) -> dict
 def _print(job: dict[str, Any], target: Path) -> None:
     rows = [(outcome.replace("_", " "), count) for outcome, count in job["outcomes"].items() if count]
     print_table(("outcome", "photos"), rows, empty="The source holds no photos.")
-    say(f"{job['done']} photos, {job['per_second']:.0f} a second; report in {escape(str(target))}")
+    say(f"{job['done']} photos, {job['per_second']:.1f} a second; report in {escape(str(target))}")

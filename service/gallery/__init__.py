@@ -11,6 +11,8 @@ The catalog (SQL) is the truth and everything else here is made from it. From th
                    one story each, as functions over a transaction
     backup, restoring, counters
                    all of it in one file, and back
+    bulk           many faces of many people in one transaction
+    imports        bulk jobs: shards, leases, outcomes
     changes        what a replica or an index needs to follow the catalog
     embeddings     the one check of an embedding, and its form as bytes
     index          the protocol of a vector index, and those that there are

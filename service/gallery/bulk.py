@@ -1,7 +1,7 @@
 """Many faces of many people in one transaction: read who is concerned, decide elsewhere, write in a few statements.
 
     owners = read(tx, gallery.pk, persons, dim)     whoever exists, with photos and templates
-    ...                                             the caller decides, row by row
+    ...                                             the caller decides, row by row, and adds to them
     add(tx, gallery, owners, additions)
 
 What is written is what `faces.add` would have written for the same templates in the same order.
@@ -12,12 +12,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import numpy as np
 from sqlalchemy import bindparam, insert, select, update
 
 from service.gallery.catalog import Reading, WriteTransaction
-from service.gallery.embeddings import Embeddings, checked, from_bytes, to_bytes
+from service.gallery.embeddings import Embeddings, Rows, checked, from_bytes, to_bytes
 from service.gallery.records import GalleryRecord, NewTemplate, PersonFields
 from service.gallery.schema import people, refusals, templates
 
@@ -34,7 +35,6 @@ FUSED = (
         updated_at=bindparam("new_time"),
     )
 )
-INSERT_PEOPLE, INSERT_TEMPLATES = insert(people), insert(templates)
 
 
 @dataclass(slots=True)
@@ -54,14 +54,22 @@ class Owner:
     quality: list[float] = field(default_factory=list)
 
 
-@dataclass(frozen=True, slots=True)
-class Addition:
+class Addition(NamedTuple):
     """A template to be kept under a face id that was drawn; `fields` count if the person has to be created."""
 
     person: str
     face: str
     template: NewTemplate
     fields: PersonFields
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Added:
+    """What an addition changed: the gallery's revision, the people, (n,), and their vectors, (n, dim)."""
+
+    revision: int
+    rows: Rows
+    embeddings: Embeddings
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,10 +115,12 @@ def read(reading: Reading, gallery_pk: int, persons: Iterable[str], dim: int) ->
             .where(templates.c.person_pk.in_(keys))
             .order_by(templates.c.pk)
         )
-        for row in reading.connection.execute(kept):
+        rows = reading.connection.execute(kept).all()
+        vectors = from_bytes((row.embedding for row in rows), dim)
+        for row, vector in zip(rows, vectors, strict=True):
             owner = by_pk[row.person_pk]
             owner.photos[row.photo_digest] = row.face
-            owner.embeddings.append(from_bytes([row.embedding], dim)[0])
+            owner.embeddings.append(vector)
             owner.quality.append(row.quality)
     return found
 
@@ -178,17 +188,18 @@ def remember(tx: WriteTransaction, gallery_pk: int, given: Sequence[Refusal]) ->
 
 def add(
     tx: WriteTransaction, gallery: GalleryRecord, owners: Mapping[str, Owner], given: Sequence[Addition]
-) -> int | None:
+) -> Added | None:
     """Keep templates, creating the people who do not exist.
 
     Args:
         tx: the transaction.
         gallery: where.
-        owners: what `read` gave of the people concerned, in this transaction.
+        owners: what `read` gave of the people concerned, in this transaction, with what is given added to it; who is
+            new is among them.
         given: templates of photos that their person does not have yet.
 
     Returns:
-        The gallery's revision, None where nothing was given.
+        What an index has to show; None where nothing was given.
 
     Raises:
         GalleryNotFoundError: the gallery does not exist.
@@ -198,60 +209,69 @@ def add(
         return None
     revision = tx.revise(gallery.pk)
     vectors = checked([each.template.embedding for each in given], gallery.dim)
-    concerned: dict[str, Owner] = {}
-    fields: dict[str, PersonFields] = {}
-    for each, vector in zip(given, vectors, strict=True):
-        if each.person not in concerned:
-            old = owners.get(each.person)
-            concerned[each.person] = Owner(old.pk, {}, [*old.embeddings], [*old.quality]) if old else Owner()
-            fields[each.person] = each.fields
-        concerned[each.person].embeddings.append(vector)
-        concerned[each.person].quality.append(each.template.quality)
-    stamp = {"gallery_pk": gallery.pk, "created_at": tx.now, "revision": revision}
+    concerned = {each.person: owners[each.person] for each in given}
+    # Of somebody who is created the first row counts.
+    fields = {each.person: each.fields for each in reversed(given)}
+    fused = _fused(tx, concerned)
     made = {person: owner for person, owner in concerned.items() if owner.pk is None}
+    stamp = {"gallery_pk": gallery.pk, "created_at": tx.now, "revision": revision}
     if made:
-        tx.connection.execute(
-            INSERT_PEOPLE,
-            [
-                {**_of_fields(fields[person]), **stamp, **_fused(tx, owner), "person": person, "updated_at": tx.now}
-                for person, owner in made.items()
-            ],
+        given_fields = [fields[person] for person in made]
+        tx.insert(
+            people,
+            len(made),
+            **{name: _column([getattr(each, name) for each in given_fields]) for name in PERSON_FIELDS},
+            **stamp,
+            updated_at=tx.now,
+            person=list(made),
+            faces=[len(owner.quality) for owner in made.values()],
+            fused=[to_bytes(fused[person]) for person in made],
         )
         for person, pk in keys_of(tx, gallery.pk, made).items():
             made[person].pk = pk
     changed = [
-        {"owner": owner.pk, "new_revision": revision, "new_time": tx.now}
-        | {f"new_{name}": value for name, value in _fused(tx, owner).items()}
+        {
+            "owner": owner.pk,
+            "new_fused": to_bytes(fused[person]),
+            "new_faces": len(owner.quality),
+            "new_revision": revision,
+            "new_time": tx.now,
+        }
         for person, owner in concerned.items()
         if person not in made
     ]
     if changed:
         tx.connection.execute(FUSED, changed)
-    tx.connection.execute(
-        INSERT_TEMPLATES,
-        [
-            {
-                **stamp,
-                "person_pk": concerned[each.person].pk,
-                "face": each.face,
-                "photo_digest": each.template.photo_digest,
-                "embedding": to_bytes(vector),
-                "quality": each.template.quality,
-                "box": each.template.box,
-            }
-            for each, vector in zip(given, vectors, strict=True)
-        ],
+    tx.insert(
+        templates,
+        len(given),
+        **stamp,
+        person_pk=[concerned[each.person].pk for each in given],
+        face=[each.face for each in given],
+        photo_digest=[each.template.photo_digest for each in given],
+        embedding=[to_bytes(vector) for vector in vectors],
+        quality=[float(each.template.quality) for each in given],
+        box=_column([each.template.box for each in given]),
     )
-    return revision
+    rows = np.array([owner.pk for owner in concerned.values()], np.int64)
+    return Added(revision, rows, np.stack(list(fused.values())))
 
 
-def _fused(tx: WriteTransaction, owner: Owner) -> dict[str, object]:
-    vector = tx.fuse(np.stack(owner.embeddings), np.array(owner.quality, dtype=np.float32))
-    return {"fused": to_bytes(vector), "faces": len(owner.embeddings)}
+def _column(values: list[Any]) -> Any:
+    """Values of a column, or the one value that stands in every row: most imports say little about a person."""
+    return values[0] if values.count(values[0]) == len(values) else values
 
 
-def _of_fields(given: PersonFields) -> dict[str, object]:
-    return {name: getattr(given, name) for name in PERSON_FIELDS}
+def _fused(tx: WriteTransaction, concerned: Mapping[str, Owner]) -> dict[str, Embeddings]:
+    """The vector of each person, (dim,); their templates are put into one array, for most people have one or two."""
+    embeddings = np.stack([vector for owner in concerned.values() for vector in owner.embeddings])
+    quality = np.array([each for owner in concerned.values() for each in owner.quality], np.float32)
+    fused, first = {}, 0
+    for person, owner in concerned.items():
+        end = first + len(owner.quality)
+        fused[person] = np.asarray(tx.fuse(embeddings[first:end], quality[first:end]), np.float32)
+        first = end
+    return fused
 
 
 PERSON_FIELDS = tuple(each.name for each in dataclasses.fields(PersonFields))

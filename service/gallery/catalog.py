@@ -16,16 +16,17 @@ from __future__ import annotations
 import hashlib
 import hmac
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import repeat
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Connection, Engine, bindparam, make_url, select, update
+from sqlalchemy import Connection, Engine, Table, bindparam, make_url, select, update
 
 from service.errors import GalleryNotFoundError, StorageError
 from service.gallery import schema
@@ -48,6 +49,9 @@ HOLD = (
     .where(schema.galleries.c.pk == bindparam("gallery_pk"))
     .with_for_update(key_share=True)  # references to the gallery may still be made
 )
+
+Values: TypeAlias = Sequence[Any]
+"""A row."""
 
 TURN_SECONDS = 30
 """How long a writer of a storage that takes one at a time waits for its turn."""
@@ -76,6 +80,9 @@ class Storage(Protocol):
     def alone(self, connection: Connection) -> None:
         """Keep every other process from making or migrating the tables until the transaction ends."""
 
+    def insert(self, connection: Connection, table: Table, columns: Sequence[str], rows: Iterable[Values]) -> None:
+        """Insert many rows of values as the driver takes them, as fast as the database can."""
+
     def scrub(self) -> bool:
         """Take what was deleted out of the log; False where that has to be tried again."""
 
@@ -100,7 +107,7 @@ class WriteTransaction:
         now: the moment that all its changes are stamped with.
         fuse: makes a person's vector from the templates.
         secret: key of the keyed hashes.
-        alone: whether no other writer can change anything until its end.
+        storage: what the catalog is kept in.
         erased: set where templates are deleted, so that no trace of them stays in the log once committed.
     """
 
@@ -108,7 +115,7 @@ class WriteTransaction:
     now: datetime
     fuse: Fuse
     secret: bytes
-    alone: bool
+    storage: Storage
     erased: bool = False
     _revisions: dict[int, int] = field(default_factory=dict)
     _held: set[int] = field(default_factory=set)
@@ -118,7 +125,7 @@ class WriteTransaction:
 
         Whoever waited here sees all that was committed meanwhile. `galleries.get` and `galleries.by_pk` do it too.
         """
-        if not self.alone and gallery_pk not in self._held:
+        if not self.storage.single_writer and gallery_pk not in self._held:
             self.connection.execute(HOLD, {"gallery_pk": gallery_pk})
             self._held.add(gallery_pk)
 
@@ -143,6 +150,22 @@ class WriteTransaction:
                 raise GalleryNotFoundError("the gallery does not exist")
             self._revisions[gallery_pk] = int(raised)
         return self._revisions[gallery_pk]
+
+    def insert(self, table: Table, rows: int, **columns: Any) -> None:
+        """Insert many rows, several times as fast as through a statement.
+
+        Args:
+            table: where.
+            rows: how many.
+            columns: by name, a list of as many values, or anything else that stands in every row.
+        """
+        dialect = self.connection.dialect
+        values: list[Iterable[Any]] = []
+        for name, given in columns.items():
+            kind: Any = table.c[name].type.dialect_impl(dialect)
+            convert = kind.bind_processor(dialect) or (lambda value: value)
+            values.append(map(convert, given) if isinstance(given, list) else repeat(convert(given), rows))
+        self.storage.insert(self.connection, table, list(columns), zip(*values, strict=False))
 
 
 Reading: TypeAlias = ReadTransaction | WriteTransaction
@@ -225,8 +248,7 @@ class Catalog:
         """
         with self._in_turn():
             with self._storage.translated(), self._storage.writing.begin() as connection:
-                alone = self._storage.single_writer
-                tx = WriteTransaction(connection, datetime.now(UTC), self._fuse, self._secret, alone)
+                tx = WriteTransaction(connection, datetime.now(UTC), self._fuse, self._secret, self._storage)
                 yield tx
             if self._committed is not None and tx.changed:
                 self._committed()

@@ -16,7 +16,7 @@ from service.errors import NotFoundError
 from service.gallery import galleries, people
 from service.gallery.catalog import Reading, WriteTransaction, keyed_hash
 from service.gallery.records import columns
-from service.gallery.schema import departures, receipts, templates
+from service.gallery.schema import departures, receipts, refusals, templates
 from service.gallery.schema import people as people_table
 
 
@@ -56,6 +56,8 @@ def forget(tx: WriteTransaction, gallery_pk: int, person: str) -> Forgotten:
     held = select(func.count()).select_from(templates).where(templates.c.person_pk == leaving.pk)
     faces = int(tx.connection.execute(held).scalar_one())
     tx.connection.execute(people_table.delete().where(people_table.c.pk == leaving.pk))
+    claimed = (refusals.c.gallery_pk == gallery_pk) & (refusals.c.person == person)
+    tx.connection.execute(refusals.delete().where(claimed))
     departure = {"gallery_pk": gallery_pk, "person_pk": leaving.pk, "revision": revision}
     tx.connection.execute(insert(departures).values(departure))
     receipt = {

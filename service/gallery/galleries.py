@@ -164,7 +164,7 @@ def every_pk(reading: Reading) -> tuple[int, ...]:
 
 def _alone(reading: Reading) -> bool:
     """Whether a gallery need not be held: nothing is decided by what is read, or nobody else can write."""
-    return isinstance(reading, ReadTransaction) or reading.alone
+    return isinstance(reading, ReadTransaction) or reading.storage.single_writer
 
 
 def _held(reading: Reading, gallery: GalleryRecord) -> GalleryRecord:

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import logging
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from sqlalchemy import URL, Connection, Engine, QueuePool, create_engine, event
+from sqlalchemy import URL, Connection, Engine, QueuePool, Table, create_engine, event
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.pool import ConnectionPoolEntry
@@ -32,7 +33,13 @@ READERS = 64
 """Most readers at once; a connection is made when it is needed first."""
 
 ALL = ("PRAGMA foreign_keys = ON", f"PRAGMA busy_timeout = {WAIT_SECONDS * 1000}")
-WRITING = ("PRAGMA journal_mode = WAL", "PRAGMA synchronous = FULL", "PRAGMA secure_delete = ON")
+WRITING = (
+    "PRAGMA journal_mode = WAL",
+    "PRAGMA synchronous = FULL",
+    "PRAGMA secure_delete = ON",
+    # Thirty-two megabytes: a bulk import that folds the log into the file every four takes half as long again.
+    "PRAGMA wal_autocheckpoint = 8000",
+)
 READING = ("PRAGMA query_only = ON",)
 
 MEANING = {
@@ -75,6 +82,16 @@ class SqliteStorage:
 
     def alone(self, connection: Connection) -> None:
         """Nothing to do: a writing transaction has the file to itself."""
+
+    def insert(
+        self, connection: Connection, table: Table, columns: Sequence[str], rows: Iterable[Sequence[Any]]
+    ) -> None:
+        """Insert many rows of values as the driver takes them."""
+        places = ", ".join("?" * len(columns))
+        connection.exec_driver_sql(
+            f"INSERT INTO {table.name} ({', '.join(columns)}) VALUES ({places})",  # noqa: S608 - names of the schema
+            [tuple(row) for row in rows],
+        )
 
     def scrub(self) -> bool:
         """Fold the write-ahead log into the file and empty it, so that deleted rows do not live on there.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -31,6 +33,10 @@ def fuse(embeddings: NDArray[np.floating], quality: NDArray[np.floating]) -> NDA
     """
     if embeddings.ndim != 2 or len(embeddings) == 0 or quality.shape != embeddings.shape[:1]:
         raise ValueError(f"embeddings {embeddings.shape} and quality {quality.shape} do not belong together")
+    if len(embeddings) == 1:
+        # What the rest comes to, digit for digit, in a fifth of the time: most people of a large import have one.
+        alone = embeddings[0].astype(np.float64)
+        return np.asarray(alone / math.sqrt(alone @ alone), np.float32)
     q = np.clip(quality.astype(np.float64), LOW, HIGH)
     w = q / (1 - q**2)
     mean = (w / w.sum()) @ embeddings.astype(np.float64)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import astuple, dataclass, field, fields
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 from service.errors import LowQualityError, NoFaceError, PhotoError, SeveralFacesError, TooManyFacesError
 from service.gallery.imports import Row
@@ -42,8 +41,12 @@ PERSON: Final = ("name", "region", "device", "digits", "attributes")
 """The fields of a person that a manifest may state."""
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+NOTHING: Final[Mapping[str, Any]] = {}
+
+UNKNOWN: Final = PersonFields()
+
+
+class Entry(NamedTuple):
     """A photo that shall be enrolled.
 
     Attributes:
@@ -57,12 +60,12 @@ class Entry:
     photo: str
     person: str
     place: tuple[int, int] | None = None
-    known: Mapping[str, Any] = field(default_factory=dict)
+    known: Mapping[str, Any] = NOTHING
     fault: tuple[str, str] | None = None
 
     def row(self) -> Row:
         """The entry as it is kept."""
-        return list(astuple(self))
+        return list(self)
 
     @classmethod
     def of(cls, row: Row) -> Entry:
@@ -72,11 +75,12 @@ class Entry:
 
     def fields(self) -> PersonFields:
         """What the person is created with."""
+        if not self.known:
+            return UNKNOWN
         return PersonFields(**{name: self.known[name] for name in PERSON if name in self.known})
 
 
-@dataclass(frozen=True, slots=True)
-class Done:
+class Done(NamedTuple):
     """What became of a row: a line of the report.
 
     Attributes:
@@ -103,7 +107,7 @@ class Done:
 
     def row(self) -> Row:
         """The outcome as it is kept."""
-        return list(astuple(self))
+        return list(self)
 
 
 def outcome_of(error: PhotoError) -> Outcome:
@@ -115,7 +119,7 @@ def outcome_of(error: PhotoError) -> Outcome:
     return "low_quality" if isinstance(error, LowQualityError) else "unreadable"
 
 
-HEADER: Final = ("row", *(each.name for each in fields(Done)))
+HEADER: Final = ("row", *Done._fields)
 """The columns of a report; rows count from 1."""
 
 

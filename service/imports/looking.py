@@ -11,9 +11,9 @@ import hashlib
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, Future
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 
@@ -32,8 +32,7 @@ AT_ONCE: Final = 8
 """Photos that a helper gets at once, and whose faces are encoded together."""
 
 
-@dataclass(frozen=True, slots=True)
-class Seen:
+class Seen(NamedTuple):
     """What is known of a row before it is decided.
 
     Attributes:
@@ -74,7 +73,7 @@ class Looks:
         seen = list(self._begun.result(seconds)[0])
         for places, answer in self._parts():
             for place, sight in zip(places, answer.result(max(0.0, ends - time.monotonic())), strict=True):
-                seen[place] = replace(seen[place], digest=sight.digest or seen[place].digest, sight=sight)
+                seen[place] = seen[place]._replace(digest=sight.digest or seen[place].digest, sight=sight)
         return seen
 
     def cancel(self) -> None:
@@ -158,20 +157,20 @@ class Looking:
 
     def _unknown(self, seen: list[Seen], wanted: Sequence[int]) -> list[int]:
         """The places that must be looked at; what was decided before is noted in `seen`."""
-        digests = {seen[place].digest for place in wanted}
-        persons = {seen[place].entry.person for place in wanted}
+        gallery, limit = self.gallery.pk, self.product.policy.faces_per_person
         with self.product.catalog.read() as reading:
-            enrolled = bulk.enrolled(reading, self.gallery.pk, digests)
-            refused = bulk.refused(reading, self.gallery.pk, digests, self.rule)
-            full = bulk.full(reading, self.gallery.pk, persons, self.product.policy.faces_per_person)
+            enrolled = bulk.enrolled(reading, gallery, {seen[place].digest for place in wanted})
+            rest = [place for place in wanted if (seen[place].digest, seen[place].entry.person) not in enrolled]
+            refused = bulk.refused(reading, gallery, {seen[place].digest for place in rest}, self.rule)
+            full = bulk.full(reading, gallery, {seen[place].entry.person for place in rest}, limit)
         unknown = []
-        for place in wanted:
+        for place in rest:
             digest, person = seen[place].digest, seen[place].entry.person
             refusal = refused.get((digest, "")) or refused.get((digest, person))
-            if (digest, person) in enrolled or person in full:
+            if person in full:
                 continue
             if refusal is not None:
-                seen[place] = replace(seen[place], refusal=refusal)
+                seen[place] = seen[place]._replace(refusal=refusal)
                 continue
             unknown.append(place)
         return unknown
@@ -180,7 +179,7 @@ class Looking:
 def _of_vector(entry: Entry, vector: np.ndarray[tuple[int], np.dtype[np.float32]], whole: bool) -> Seen:  # noqa: FBT001 - a helper of one place
     if entry.fault is None and not whole:
         code = InvalidEmbeddingError.code
-        entry = replace(entry, fault=(code, "an embedding holds finite numbers and has length 1"))
+        entry = entry._replace(fault=(code, "an embedding holds finite numbers and has length 1"))
     if entry.fault is not None:
         return Seen(entry)
     digest = hashlib.sha256(vector.astype(STORED, copy=False).tobytes()).hexdigest()

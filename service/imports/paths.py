@@ -70,7 +70,7 @@ def read(root: Path, path: str, limit: int, place: tuple[int, int] | None = None
         if not stat.S_ISREG(status.st_mode):
             raise PhotoUnreadableError("the file cannot be read: it is no plain file")
         # Asked after opening: what a link leads to cannot change between the question and the answer.
-        if not _inside(str(Path(f"/proc/self/fd/{descriptor}").readlink()), root):
+        if not _inside(os.readlink(f"/proc/self/fd/{descriptor}"), root):  # noqa: PTH115 - three times as fast
             raise PhotoUnreadableError("the file lies outside of the import root")
         start, size = place or (0, status.st_size)
         if size > limit:

@@ -159,11 +159,14 @@ def _listed(folder: str | Path) -> list[os.DirEntry[str]]:
 def _of_tar(path: Path) -> Iterator[Entry]:
     """person/photo in an uncompressed tar. Nothing is unpacked: members are read where they lie."""
     try:
-        with tarfile.open(path, "r:") as tar:
+        with path.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
             for member in _members(tar):
                 entry = _of_member(member)
                 if entry is not None:
                     yield entry
+            # A header that is cut off looks like the end to tarfile; the true end is a block of zeros.
+            if os.pread(file.fileno(), tarfile.BLOCKSIZE, tar.offset) != bytes(tarfile.BLOCKSIZE):
+                raise ImportManifestError(f"{path.name} is no tar, or damaged: it is cut short")
     except (tarfile.TarError, ValueError) as error:
         raise ImportManifestError(f"{path.name} is no tar, or damaged: {error}") from error
 

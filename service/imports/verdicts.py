@@ -109,7 +109,7 @@ class LookAlikes:
 def decide(
     tx: WriteTransaction,
     seen: Sequence[Seen],
-    owners: Mapping[str, Owner],
+    owners: dict[str, Owner],
     *,
     dim: int,
     limit: int,
@@ -121,7 +121,7 @@ def decide(
     Args:
         tx: the transaction that will keep what comes of them.
         seen: the rows.
-        owners: what `bulk.read` gave of their people, in this transaction.
+        owners: what `bulk.read` gave of their people, in this transaction; what is enrolled is added to it.
         dim: of the gallery.
         limit: most faces kept for a person.
         rule: what a refusal depends on besides the photo.
@@ -142,7 +142,7 @@ class _Court:
     def __init__(
         self,
         tx: WriteTransaction,
-        owners: Mapping[str, Owner],
+        owners: dict[str, Owner],
         rows: int,
         dim: int,
         limit: int,
@@ -152,10 +152,7 @@ class _Court:
         self.verdicts = Verdicts()
         self._tx = tx
         self._limit, self._rule, self._alike = limit, rule, alike
-        self._owners = {
-            person: Owner(each.pk, {**each.photos}, [*each.embeddings], [*each.quality])
-            for person, each in owners.items()
-        }
+        self._owners = owners
         self._created = 0
         self._changed: dict[str, int] = {}
         self._vectors = np.empty((rows if alike else 0, dim), np.float32)

@@ -32,6 +32,7 @@ from service.gallery import bulk, galleries, imports
 from service.gallery.catalog import WriteTransaction
 from service.gallery.imports import ImportRecord, Shard
 from service.gallery.records import GalleryRecord
+from service.gallery.view import GalleryView
 from service.imports.entries import Entry
 from service.imports.helpers import Helpers
 from service.imports.looking import Looking, Looks, Seen
@@ -58,8 +59,11 @@ MOST_AT_ONCE: Final = 1024
 """Rows in one transaction."""
 
 LEASE_SECONDS: Final = 60.0
-LOOK_SECONDS: Final = 15.0
+RENEW_SECONDS: Final = 15.0
 """A lease is renewed this often while nothing can be committed."""
+
+LOOK_SECONDS: Final = 0.5
+"""A worker that waits for a look is told to stop within this long."""
 
 POLL_SECONDS: Final = 2.0
 IDLE_SECONDS: Final = 60.0
@@ -92,7 +96,7 @@ class Worker:
     Args:
         product: the parts.
         root: the import root.
-        setup: what helpers need to know; None where imports are not allowed.
+        setup: what helpers need to know.
         rule: digest of what a refusal depends on besides the photo.
         helpers: processes that look at photos.
         alone: no other process works on the catalog, so leases found at the start are of the dead.
@@ -131,20 +135,31 @@ class Worker:
     # --- which job ---
 
     def _run(self) -> None:
-        idle_since = time.monotonic()
-        with ThreadPoolExecutor(self._count, thread_name_prefix="import-read") as pool:
-            self._patiently(None, lambda: self._write(lambda tx: imports.release(tx, None)) if self._alone else None)
-            while not self._stopping.is_set():
-                self._poked.clear()
-                if any([self._attend(job, pool) for job in self._jobs()]):  # noqa: C419 - every one has its turn
-                    idle_since = time.monotonic()
-                    continue
-                if time.monotonic() - idle_since > IDLE_SECONDS:
-                    self._end_helpers()
-                self._poked.wait(POLL_SECONDS)
-            self._end_helpers()
         try:
-            self._write(lambda tx: imports.release(tx, self._name))
+            with ThreadPoolExecutor(self._count, thread_name_prefix="import-read") as pool:
+                self._attend_all(pool)
+        except _StoppingError:
+            pass
+        finally:
+            self._end_helpers()
+            self._release(self._name)
+
+    def _attend_all(self, pool: ThreadPoolExecutor) -> None:
+        idle_since = time.monotonic()
+        if self._alone:
+            self._release(None)
+        while not self._stopping.is_set():
+            self._poked.clear()
+            if any([self._attend(job, pool) for job in self._jobs()]):  # noqa: C419 - every one has its turn
+                idle_since = time.monotonic()
+                continue
+            if time.monotonic() - idle_since > IDLE_SECONDS:
+                self._end_helpers()
+            self._poked.wait(POLL_SECONDS)
+
+    def _release(self, worker: str | None) -> None:
+        try:
+            self._write(lambda tx: imports.release(tx, worker))
         except VultusError as error:
             log.warning("leases could not be given back and will run out: %s", error.detail)
 
@@ -249,6 +264,9 @@ class Worker:
         finally:
             for each in under_way:
                 each.looks.cancel()
+            if under_way:
+                # Whatever ended this, the rows are free for the next try, of this worker or another.
+                self._release(self._name)
 
     def _slices(self, job: ImportRecord, looking: Looking, rows: int) -> Iterator[_Slice]:
         while True:
@@ -291,11 +309,14 @@ class Worker:
         self.trouble.pop(job.pk, None)
 
     def _seen(self, wanted: _Slice, under_way: Sequence[_Slice]) -> list[Seen]:
+        renewed = time.monotonic()
         while not self._stopping.is_set():
             try:
                 return wanted.looks.result(LOOK_SECONDS)
             except TimeoutError:
-                self._renew(sorted({each.shard.pk for each in under_way}))
+                if time.monotonic() - renewed > RENEW_SECONDS:
+                    self._renew(sorted({each.shard.pk for each in under_way}))
+                    renewed = time.monotonic()
         raise _StoppingError
 
     def _renew(self, held: Sequence[int]) -> None:
@@ -305,20 +326,22 @@ class Worker:
         product = self._product
         limit = product.policy.faces_per_person
 
-        def keep() -> None:
+        def alike() -> tuple[GalleryView, LookAlikes | None]:
             product.views.require_ready()
             view = product.views.of(gallery.pk)
-            alike = None
-            if job.request["look_alikes"] == "refuse":
-                view.catch_up()
-                alike = LookAlikes(product, gallery, view, seen)
+            if job.request["look_alikes"] != "refuse":
+                return view, None
+            view.catch_up()
+            return view, LookAlikes(product, gallery, view, seen)
+
+        def keep() -> bulk.Added | None:
             with product.catalog.write() as tx:
                 tx.hold(gallery.pk)
                 before = imports.hold_counts(tx, job.pk)
                 persons = {item.entry.person for item in seen if item.entry.fault is None}
                 owners = bulk.read(tx, gallery.pk, persons, gallery.dim)
-                verdicts = decide(tx, seen, owners, dim=gallery.dim, limit=limit, rule=self._rule, alike=alike)
-                revision = bulk.add(tx, gallery, owners, verdicts.additions)
+                verdicts = decide(tx, seen, owners, dim=gallery.dim, limit=limit, rule=self._rule, alike=rivals)
+                added = bulk.add(tx, gallery, owners, verdicts.additions)
                 keys = bulk.keys_of(tx, gallery.pk, verdicts.rivals.values())
                 bulk.remember(tx, gallery.pk, verdicts.refusals_with(keys))
                 imports.decided(
@@ -331,10 +354,12 @@ class Worker:
                     worker=self._name,
                     seconds=LEASE_SECONDS,
                 )
-            if revision is not None:
-                view.catch_up(revision)
+            return added
 
-        self._patiently(job, lambda: product.writing.submit(keep).result())
+        view, rivals = self._patiently(job, alike)
+        added = self._patiently(job, lambda: product.writing.submit(keep).result())
+        if added is not None:
+            self._patiently(job, lambda: view.show(added.revision, added.rows, added.embeddings))
 
     # --- storage that does not answer ---
 

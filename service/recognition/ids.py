@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from typing import Final
 
 from service.errors import InvalidIdError
 
 LONGEST: Final = 128
+PLAIN: Final = re.compile(r"[A-Za-z0-9_@+:~-][A-Za-z0-9._@+:~-]{0,127}")
+"""What most identifiers look like; the rule below would say the same of them, character by character."""
+
 PUNCTUATION: Final = frozenset("._-@+:~")
 
 
@@ -20,6 +24,8 @@ def valid_id(text: str) -> str:
     Raises:
         InvalidIdError: it has other characters, or another length.
     """
+    if PLAIN.fullmatch(text):
+        return text
     normal = unicodedata.normalize("NFC", text)
     if not 1 <= len(normal) <= LONGEST:
         raise InvalidIdError(f"an identifier has 1 to {LONGEST} characters, not {len(normal)}")

@@ -86,7 +86,8 @@ def is_ready(port: int) -> bool:
 class Client:
     """One connection that is kept open; bodies are prepared beforehand, so that the client costs little."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, *, key: str = "") -> None:
+        self._headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
 
     def __enter__(self) -> Self:
@@ -108,7 +109,7 @@ class Client:
         return self._request("POST", path, form, {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"})
 
     def _request(self, method: str, path: str, body: bytes | None, headers: dict[str, str]) -> tuple[int, bytes]:
-        self._connection.request(method, path, body, headers)
+        self._connection.request(method, path, body, {**self._headers, **headers})
         answer = self._connection.getresponse()
         return answer.status, answer.read()
 

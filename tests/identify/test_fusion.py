@@ -80,3 +80,15 @@ def test_a_fused_vector_is_nearer_to_the_truth_than_a_template():
 def test_shapes_that_do_not_belong_together_are_refused(shape, count):
     with pytest.raises(ValueError, match="belong together"):
         fuse(np.ones(shape, dtype=np.float32), np.ones(count))
+
+
+def test_a_single_template_is_fused_digit_for_digit_as_the_formula_says():
+    rng = np.random.default_rng(5)
+    for quality in (0.0, 0.3, 0.7, 1.0):
+        vector = rng.standard_normal(128).astype(np.float32)
+        vector /= np.linalg.norm(vector)
+        q = np.clip(np.array([quality], np.float32).astype(np.float64), 0.05, 0.95)
+        weights = q / (1 - q**2)
+        mean = (weights / weights.sum()) @ vector[None].astype(np.float64)
+        expected = (mean / np.linalg.norm(mean)).astype(np.float32)
+        np.testing.assert_array_equal(fuse(vector[None], np.array([quality], np.float32)), expected)
