@@ -14,6 +14,7 @@ import statistics
 import sys
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -112,20 +113,22 @@ def sampled(report: Report, *, classes: int, steps: int) -> None:
     """Time and peak memory of a step of the head alone, each kind in a process of its own."""
     found = {}
     for kind in ("full", "sampled"):
-        context = multiprocessing.get_context("spawn")
-        results = context.SimpleQueue()
-        process = context.Process(target=head_steps, args=(kind, classes, steps, results))
-        process.start()
-        found[kind] = results.get()
-        process.join()
+        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+            found[kind] = pool.submit(head_steps, kind, classes, steps).result()
         note(f"{kind}: {found[kind][0]:.3f} s a step, {found[kind][1] / 1e9:.2f} GB")
-    more = {"classes": classes, "dim": DIM, "fraction": FRACTION, "batch": BATCH}
+    more = {
+        "classes": classes,
+        "dim": DIM,
+        "fraction": FRACTION,
+        "batch": BATCH,
+        "others_identical": found["sampled"][2],
+    }
     report.figure("partial_fc_time_ratio", round(found["sampled"][0] / found["full"][0], 4), "of full FC", **more)
     report.figure("partial_fc_memory_ratio", round(found["sampled"][1] / found["full"][1], 4), "of full FC", **more)
 
 
-def head_steps(kind: str, classes: int, steps: int, results) -> None:
-    """Median seconds of a step, and the peak of resident memory over what an idle process has."""
+def head_steps(kind: str, classes: int, steps: int) -> tuple[float, int, bool]:
+    """Median seconds of a step, peak of resident memory over that of an idle process, and `others_identical`."""
     idle = memory("VmRSS")
     torch.manual_seed(0)
     if kind == "sampled":
@@ -145,7 +148,19 @@ def head_steps(kind: str, classes: int, steps: int, results) -> None:
             optimiser.step()
             optimiser.zero_grad()
         seconds.append(time.perf_counter() - started)
-    results.put((statistics.median(seconds[1:]), memory("VmHWM") - idle))
+    peak = memory("VmHWM") - idle
+    return statistics.median(seconds[1:]), peak, kind == "sampled" and others_identical(head)
+
+
+def others_identical(head: PartialFC, watched: int = 100_000) -> bool:
+    """Whether a step leaves the bits of rows that it did not sample, momentum included; a part of them is watched."""
+    rows = torch.arange(0, len(head.centres), max(1, len(head.centres) // watched))
+    centres, velocity = head.centres[rows].clone(), head.velocity[rows].clone()
+    head(torch.randn(BATCH, DIM, requires_grad=True), torch.randint(head.classes, (BATCH,))).backward()
+    sampled = torch.isin(rows, head._drawn[0].index)
+    head.step(0.1)
+    alike = (head.centres[rows] == centres).all(dim=1) & (head.velocity[rows] == velocity).all(dim=1)
+    return bool(alike[~sampled].all()) and not bool(alike[sampled].any())
 
 
 def memory(name: str) -> int:

@@ -69,10 +69,10 @@ def slow_loss(name, embeddings, centres, base, drawn):
     for i, x in enumerate(embeddings):
         length, label = math.hypot(*x), LABELS[i]
         if name == "softmax":
-            logits = [sum(p * q for p, q in zip(x, w, strict=True)) for w in centres]
+            logits = nearest([sum(p * q for p, q in zip(x, w, strict=True)) for w in centres])
         else:
             scale = length if name == "sphereface" else 64.0
-            cosines = [cosine(x, w) for w in centres]
+            cosines = nearest([cosine(x, w) for w in centres])
             quality = min(max(0.333 * (inside[i] - mean) / (deviation + 1e-3), -1.0), 1.0)
             own = slow_own(name, cosines[label], length, quality, drawn[i])
             if name == "curricularface":
@@ -90,6 +90,12 @@ def slow_loss(name, embeddings, centres, base, drawn):
             clipped = min(max(length, 10.0), 110.0)
             total += 35 * (1 / clipped + clipped / 110**2)
     return total / len(embeddings)
+
+
+def nearest(similarities):
+    """Of several centres a class the nearest one; a class's centres lie together."""
+    each = len(similarities) // CLASSES
+    return [max(similarities[each * c : each * (c + 1)]) for c in range(CLASSES)]
 
 
 def drawn_margins(name):
@@ -110,17 +116,18 @@ def differences(function, values, step=1e-6):
     return torch.tensor(gradient, dtype=torch.float64)
 
 
+@pytest.mark.parametrize("sub_centres", [1, 3])
 @pytest.mark.parametrize("name", sorted(MARGINS))
-def test_loss_and_both_gradients_equal_a_slow_derivation(name):
-    embeddings, centres = sample()
+def test_loss_and_both_gradients_equal_a_slow_derivation(name, sub_centres):
+    embeddings, centres = sample(sub_centres=sub_centres)
     embeddings.requires_grad_()
-    head = head_with(MARGINS[name](), centres)
+    head = head_with(MARGINS[name](), centres, sub_centres=sub_centres)
     loss = head(embeddings, torch.tensor(LABELS))
     loss.backward()
 
     x, w = embeddings.detach().tolist(), centres.tolist()
     lengths = [math.hypot(*row) for row in x]
-    own = [cosine(row, w[label]) for row, label in zip(x, LABELS, strict=True)]
+    own = [nearest([cosine(row, each) for each in w])[label] for row, label in zip(x, LABELS, strict=True)]
     drawn = drawn_margins(name)
     again = lambda: slow_loss(name, x, w, (lengths, own), drawn)  # noqa: E731 - the function under differences
 
@@ -132,10 +139,11 @@ def test_loss_and_both_gradients_equal_a_slow_derivation(name):
 def test_straight_through_arcface_has_the_values_of_arcface_and_the_gradient_of_the_cosine():
     embeddings, centres = sample()
     embeddings.requires_grad_()
-    loss = head_with(arcface(exact_gradient=False), centres)(embeddings, torch.tensor(LABELS))
+    head = head_with(arcface(exact_gradient=False), centres)
+    loss = head(embeddings, torch.tensor(LABELS))
     loss.backward()
 
-    expected = torch.zeros_like(embeddings)
+    expected, of_centres = torch.zeros_like(embeddings), torch.zeros_like(centres)
     total = 0.0
     for i, label in enumerate(LABELS):
         x = embeddings[i].detach()
@@ -145,9 +153,12 @@ def test_straight_through_arcface_has_the_values_of_arcface_and_the_gradient_of_
         total -= torch.log_softmax(logits, 0)[label].item()
         for j, w in enumerate(centres):
             slope = w / w.norm() / x.norm() - cosines[j] * x / x.norm() ** 2
-            expected[i] += 64 * (torch.softmax(logits, 0)[j] - int(j == label)) * slope / COUNT
+            weight = 64 * (torch.softmax(logits, 0)[j] - int(j == label)) / COUNT
+            expected[i] += weight * slope
+            of_centres[j] += weight * (x / x.norm() / w.norm() - cosines[j] * w / w.norm() ** 2)
     assert loss.item() == pytest.approx(total / COUNT)
     torch.testing.assert_close(embeddings.grad, expected)
+    torch.testing.assert_close(head.centres.grad, of_centres)
 
 
 @pytest.mark.parametrize("name", sorted(MARGINS))
@@ -219,6 +230,41 @@ def test_the_centre_loss_is_half_the_squared_distance_and_its_means_move_by_thei
         means[c] -= 0.5 * change
     assert value.item() == pytest.approx(expected)
     torch.testing.assert_close(loss.means, means)
+
+
+def test_the_centre_loss_pulls_each_sample_straight_to_its_mean():
+    embeddings, _ = sample()
+    embeddings.requires_grad_()
+    loss = CentreLoss(CLASSES, DIM).double()
+    loss.means.copy_(sample(seed=1)[1])
+    means = loss.means.clone()
+    loss(embeddings, torch.tensor([0, 0, 1, -1, 1])).backward()
+    for i, label in enumerate([0, 0, 1, None, 1]):
+        expected = torch.zeros(DIM, dtype=torch.float64) if label is None else embeddings[i].detach() - means[label]
+        torch.testing.assert_close(embeddings.grad[i], expected)
+
+
+@pytest.mark.parametrize("name", ["cosface", "arcface", "adaface", "magface", "curricularface", "sphereface"])
+@pytest.mark.parametrize("cos", [1.0, -1.0])
+def test_at_cosines_of_one_and_minus_one_the_loss_is_the_slow_one(name, cos):
+    centres = torch.eye(CLASSES, DIM, dtype=torch.float64)
+    embeddings = torch.stack([15.0 * cos * centres[0]] * 2)
+    slow = slow_own(name, cos, 15.0, quality_of(15.0), 0.0)
+    others = [0.0] * (CLASSES - 1)
+    scale = 15.0 if name == "sphereface" else 64.0
+    if name == "curricularface":
+        others = [c * (0.01 * cos + c) if c > slow else c for c in others]
+    total = math.log(sum(math.exp(scale * (c - slow)) for c in [slow, *others]))
+    if name == "magface":
+        total += 35 * (1 / 15 + 15 / 110**2)
+    loss = head_with(MARGINS[name](), centres)(embeddings, torch.tensor([0, 0]))
+    assert loss.item() == pytest.approx(total, rel=1e-6, abs=1e-9)
+
+
+def quality_of(length):
+    """AdaFace's quality of a batch in which every embedding has this length."""
+    mean, deviation = 0.99 * 20 + 0.01 * length, 0.99 * 100
+    return min(max(0.333 * (length - mean) / (deviation + 1e-3), -1.0), 1.0)
 
 
 def test_the_centre_loss_is_added_with_its_weight():

@@ -23,7 +23,7 @@ from training.data import batches
 from training.errors import CheckpointError, ConfigError, DataError, NotFiniteError
 from training.records import PackedPairs, write_bin
 from training.start import fresh, setting_of
-from training.train import main, train
+from training.train import _step, main, train
 
 
 @pytest.fixture(scope="module")
@@ -195,6 +195,29 @@ def test_precisions_below_float32_move_the_weights_too(precision, tmp_path):
     (figures,) = log(tmp_path)
     assert all(math.isfinite(each) for each in figures)
     assert not torch.equal(trained["backbone.stem.0.weight"], start["backbone.stem.0.weight"])
+
+
+def test_an_overflow_in_half_precision_moves_nothing_and_halves_the_scale(tmp_path):
+    two = people_folder(tmp_path / "two", people=2, each=1)
+    setting = setting_of(load(None, changes(two, tmp_path, "network.precision=float16", "run.epochs=1", "run.batch=2")))
+    state = fresh(setting)
+    state.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**120)
+    (batch,) = batches(setting.crops, setting.plan.epoch(0), first_draw=0)
+    before = {name: each.clone() for name, each in state.network.named_parameters()}
+    centres = state.head.centres.clone()
+    figures = _step(setting, state, state.network, batch)
+    assert not math.isfinite(figures["norm"])
+    assert all(torch.equal(each, before[name]) for name, each in state.network.named_parameters())
+    assert torch.equal(state.head.centres, centres)
+    assert state.scaler.get_scale() == 2.0**119
+
+
+def test_a_margin_needs_two_people_and_a_teacher_alone_needs_none(tmp_path):
+    one = people_folder(tmp_path / "one", people=1, each=4)
+    with pytest.raises(ConfigError, match=r"needs two people or more, there is 1; teacher\.alone"):
+        train(load(None, changes(one, tmp_path, "run.batch=4")))
+    taught = (f"teacher.model={tiny_model(tmp_path / 't.onnx')}", "teacher.alone=true", "network.dim=48")
+    assert train(load(None, changes(one, tmp_path, *taught, "run.batch=4", "run.epochs=1"))).exists()
 
 
 def test_a_teacher_alone_pulls_the_student_s_vectors_to_its_own(people, tmp_path):
