@@ -129,10 +129,6 @@ def setting_of(config: Config) -> Setting:
     precision = _precision(config, device)
     if device.type == "cpu" and precision is torch.bfloat16 and library() is None:
         notes = (*notes, "there is no C compiler: normalisation and PReLU run as operations of their own, more slowly")
-    if source.classes < 2 and not config.teacher.alone:
-        raise ConfigError(
-            f"a margin needs two people or more, there is {source.classes}; teacher.alone learns without labels"
-        )
     taught = None
     if config.teacher.model is not None:
         config.run.folder.mkdir(parents=True, exist_ok=True)
@@ -173,7 +169,12 @@ def _source(config: Config) -> tuple[Joined, tuple[str, ...]]:
             source, skipped = readable(source)
         notes += [f"left out {place}: {reason}" for place, reason in skipped]
         sources.append(source)
-    return Joined(sources), tuple(notes)
+    joined = Joined(sources)
+    if joined.classes < 2 and not config.teacher.alone:
+        raise ConfigError(
+            f"a margin needs two people or more, there is {joined.classes}; teacher.alone learns without labels"
+        )
+    return joined, tuple(notes)
 
 
 def _plan(config: Config, source: Joined) -> Plan:
