@@ -176,7 +176,7 @@ def fit(
     few = np.arange(len(impostor))
     if len(impostor) > MOST_FITTED:
         few = np.random.default_rng(seed).integers(0, len(impostor), MOST_FITTED)
-    intercept, slope = (float(value) for value in _logistic(mated[:, None], impostor[few][:, None]))
+    intercept, slope = (float(value) for value in logistic(mated[:, None], impostor[few][:, None]))
     mates = np.sort(mated.astype(np.float64))
     ordered = np.sort(impostor)
     rates = _rates(RULE_OF_THREE / len(impostor))
@@ -337,7 +337,7 @@ def expit(x: ArrayLike) -> Numbers:
     return np.exp(-np.logaddexp(0.0, -np.asarray(x, np.float64)))
 
 
-def _logistic(mated: Scores, impostor: Scores) -> Numbers:
+def logistic(mated: Scores, impostor: Scores) -> Numbers:
     """Logistic regression by Newton's method, both classes weighing the same.
 
     With equal weights the log odds that it fits are the log-likelihood ratio (Brummer and du Preez 2006, section 4).

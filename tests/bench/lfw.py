@@ -24,7 +24,8 @@ from numpy.typing import NDArray
 from service.artifact.files import write_atomic
 from service.artifact.manifest import CalibrationRecord, manifest_text, read_manifest
 from service.gallery.index.flat import FlatIndex
-from service.identify.calibration import fit
+from service.identify.calibration import fit, logistic
+from service.identify.cost import cllr
 from service.settings import CHECKOUT
 from tests.bench.lfw_data import FOLDS, SAME_PERSON, Lfw, load_lfw, person_of
 from tests.bench.loop import Loop
@@ -41,6 +42,7 @@ def main() -> None:
     options.add_argument("--url", help="a running service")
     options.add_argument("--key", default="", help="an API key of it with the scope embed")
     options.add_argument("--calibrate", action="store_true", help="fit the calibration and write the manifest")
+    options.add_argument("--quality", action="store_true", help="what the quality of faces would add to the LLR")
     asked = options.parse_args()
     lfw = load_lfw(asked.data)
     if asked.quick:
@@ -60,6 +62,9 @@ def main() -> None:
     verification(report, lfw, embeddings, how)
     identification(report, embeddings, how)
     held_out(report, lfw, embeddings, write=asked.calibrate)
+    if asked.quality:
+        with fresh_settings() as folder:
+            quality_gain(report, lfw, embeddings, Loop(engine=asked.engine, memory=folder / "engines.json"))
     report.table()
 
 
@@ -278,6 +283,30 @@ def held_out(report: Report, lfw: Lfw, embeddings: Embeddings, *, write: bool) -
         )
         write_atomic(path, manifest_text(manifest.model_copy(update={"calibration": record})).encode())
         note(f"wrote the calibration into {path}")
+
+
+def quality_gain(report: Report, lfw: Lfw, embeddings: Embeddings, loop: Loop) -> None:
+    """What LLR(s, q) = a + b s + c min(q, q') tells more than a + b s of folds 8 to 10, both fitted on folds 1 to 7."""
+    folds = lfw.folds_of_people()
+    names = sorted({name for pair in lfw.pairs for name in (pair.a, pair.b) if embeddings[name].any()})
+    with ThreadPoolExecutor(loop.threads) as pool:
+        quality = dict(zip(names, pool.map(lambda name: loop.quality(lfw.photos[name]), names), strict=True))
+    sets = []
+    for held in (False, True):
+        chosen = [name for name in names if (folds[person_of(name)] not in TRAINING_FOLDS) == held]
+        codes = np.unique([person_of(name) for name in chosen], return_inverse=True)[1]
+        vectors, lesser = np.stack([embeddings[name] for name in chosen]), np.array([quality[n] for n in chosen])
+        one, other = np.triu_indices(len(chosen), 1)
+        scores = (vectors @ vectors.T)[one, other]
+        both, same = np.stack([scores, np.minimum(lesser[one], lesser[other])], axis=1), codes[one] == codes[other]
+        impostor = both[~same]
+        sets.append((both[same], impostor[np.random.default_rng(0).integers(0, len(impostor), 500_000)]))
+    costs, beta = [], np.zeros(3)
+    for features in (1, 2):
+        beta = logistic(*(each[:, :features] for each in sets[0]))
+        costs.append(cllr(*(beta[0] + each[:, :features] @ beta[1:] for each in sets[1])))
+    more = {"cllr": round(costs[0], 5), "cosine_slope": round(float(beta[1]), 2), "slope": round(float(beta[2]), 3)}
+    report.figure("quality_gain", round(costs[0] - costs[1], 5), "bits", **more)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from service.vision.choice import Chosen, choose
 from service.vision.decode import decode
 from service.vision.detect import Detector, Face
 from service.vision.encode import Encoder
+from service.vision.quality import assess
 
 LIMITS = {"max_bytes": 1 << 26, "max_pixels": 100_000_000}
 
@@ -60,6 +61,15 @@ class Loop:
         """The aligned crops of a photo's faces."""
         photo = decode(data, **LIMITS)
         return [align(photo.pixels, face.landmarks) for face in self.detector.detect(photo.pixels)]
+
+    def quality(self, data: bytes) -> float:
+        """The quality of a photo's most central face; 0 where there is none."""
+        photo = decode(data, **LIMITS)
+        faces = self.detector.detect(photo.pixels)
+        if not faces:
+            return 0.0
+        face = central(faces, photo.pixels.shape)
+        return assess(align(photo.pixels, face.landmarks), face).score
 
     def embed(self, photos: Sequence[bytes]) -> tuple[NDArray[np.float32], Stages]:
         """Embed the most central face of each photo; where none is found the row is zero and `missed` names it."""
