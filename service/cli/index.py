@@ -104,7 +104,7 @@ async def _watched(service: Connection, where: str, job: dict[str, Any]) -> dict
                 left="" if seconds is None else f"{int(seconds) // 60}:{int(seconds) % 60:02d} left",
             )
             trouble = job["trouble"]
-            if trouble is not None and trouble["detail"] != told:
+            if trouble is not None and job["ended_at"] is None and trouble["detail"] != told:
                 told = trouble["detail"]
                 note(f"The import has to wait: {told}")
     return job
