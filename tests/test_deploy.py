@@ -99,7 +99,7 @@ class TestCompose:
 
     def test_there_are_several_replicas_over_one_catalog_each_with_a_folder_of_its_own(self, services):
         assert services["vultus"]["deploy"]["replicas"] > 1
-        assert "vultus_catalog" in services["vultus"]["secrets"]
+        assert {"vultus_catalog", "vultus_redis"} <= set(services["vultus"]["secrets"])
         assert services["vultus"]["volumes"] == ["/data"]
 
     def test_profiles(self, services):

@@ -4,11 +4,14 @@ The catalog (SQL) is the truth and everything else here is made from it. From th
 
     folder         the data folder: one process at a time, the secret, where files lie
     schema         the tables and their version
-    sqlite         how SQLite is opened, and what its errors mean
+    sqlite, postgresql
+                   how each is opened, and what its errors mean
     catalog        open, read, write: transactions and the gallery's revision
     records        what the catalog answers with
     galleries, people, faces, forgetting, keys, idempotency
                    one story each, as functions over a transaction
+    visits, redis_visits
+                   who came where: beside the people, or in Redis
     backup, restoring, counters
                    all of it in one file, and back
     bulk           many faces of many people in one transaction

@@ -292,7 +292,14 @@ def _connected(options: Mapping[str, Any], silence: float) -> Any:
 
 
 class _Connection(pg8000.Connection):  # type: ignore[misc]
-    """A connection that closes without a word, and at once, where the server is gone already."""
+    """A connection that says so in pg8000's own terms when the network fails, and closes at once all the same."""
+
+    def handle_messages(self, context: Any) -> None:
+        # pg8000 translates what fails while it writes and, of what it reads, all but the first bytes.
+        try:
+            super().handle_messages(context)
+        except OSError as error:
+            raise pg8000.InterfaceError("network error") from error
 
     def close(self) -> None:
         file = self._sock

@@ -9,6 +9,7 @@ twice                 requests that were repeated and done again
 forgotten_answered    times a person was named by a replica that says that it shows what came after the forgetting
 differing             photos for which the replicas do not answer the same once all is quiet
 never_acknowledged    requests that no replica took within a minute
+notice_ms             time until another replica shows what one has acknowledged, before anything else is going on
 behind_s              greatest `behind_seconds` of /health/ready while everybody was up for some seconds
 seen_s                time until another replica shows what one has acknowledged, while everybody was up
 """
@@ -52,6 +53,7 @@ QUIET_SECONDS = 2.0
 FORGETTABLE = 40
 """The ORL person whose photos are enrolled to be forgotten, and by nobody else."""
 
+NOTICES = 20
 REVISION = "X-Vultus-Revision"
 
 
@@ -120,6 +122,7 @@ class Outcome:
     forgotten_answered: int
     differing: int
     never_acknowledged: int
+    notice: list[float]
     behind: list[float]
     seen: list[float]
 
@@ -168,6 +171,7 @@ def main() -> None:
     for figure in ("lost", "twice", "differing", "never_acknowledged"):
         report.figure(figure, getattr(outcome, figure), "count", **how)
     report.figure("forgotten_answered", outcome.forgotten_answered, "count", checked=outcome.forgotten_checked)
+    report.figure("notice_ms", round(float(np.median(outcome.notice)) * 1000, 1), "ms", samples=len(outcome.notice))
     for figure, values in (("behind_s", outcome.behind), ("seen_s", outcome.seen)):
         if values:
             median, most = np.quantile(values, [0.5, 1.0])
@@ -205,6 +209,7 @@ def under_fire(folder: Path, seconds: float, *, every: float, seed: int = 0) -> 
         arena = Field(replicas, database, shared)
         arena.wait()
         httpx.post(f"{replicas[0].url}/v1/galleries", json={"name": GALLERY}).raise_for_status()
+        notice = [time_to_hear(replicas, number) for number in range(NOTICES)]
         arena.disturbed = time.monotonic()
         works: list[Callable[[], None]] = [
             *(lambda number=number: enrol_on_and_on(arena, ledger, number) for number in range(CLIENTS)),
@@ -234,6 +239,7 @@ def under_fire(folder: Path, seconds: float, *, every: float, seed: int = 0) -> 
         forgotten_answered=ledger.forgotten_answered,
         differing=differing,
         never_acknowledged=ledger.never,
+        notice=notice,
         behind=ledger.behind,
         seen=ledger.seen,
     )
@@ -340,6 +346,18 @@ def watch(arena: Field, ledger: Ledger) -> None:
             ready = readiness(replica)
             if quiet and arena.quiet and ready is not None:
                 ledger.behind.append(float(ready["behind_seconds"]))
+
+
+def time_to_hear(replicas: list[Replica], number: int) -> float:
+    """Seconds from an acknowledged change at the first replica until the second one shows it."""
+    there = f"{replicas[1].url}/v1/galleries/{GALLERY}"
+    with httpx.Client() as one, httpx.Client() as other:
+        other.get(there)
+        answer = one.put(f"{replicas[0].url}/v1/galleries/{GALLERY}/people/notice-{number}", json={})
+        began, revision = time.monotonic(), int(answer.raise_for_status().headers[REVISION])
+        while int(other.get(there).headers[REVISION]) < revision:
+            pass
+        return time.monotonic() - began
 
 
 def time_to_see(arena: Field, ledger: Ledger, revision: int) -> None:
