@@ -15,7 +15,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 from fastapi import FastAPI
+from numpy.typing import NDArray
 
 from service import __version__
 from service.api import calibration, documentation, faces, galleries, imports, operation, people, problems, visits
@@ -29,8 +31,9 @@ from service.gallery.catalog import Catalog
 from service.gallery.folder import DataFolder
 from service.gallery.galleries import page
 from service.gallery.idempotency import Claims
-from service.gallery.index.local import LocalIndexes
+from service.gallery.index.indexes import LocalIndexes
 from service.gallery.index.protocol import Indexes
+from service.gallery.people import homes_of
 from service.gallery.redis_visits import RedisVisits
 from service.gallery.views import Views
 from service.gallery.visits import CatalogVisits, Visits
@@ -139,7 +142,7 @@ async def _open(app: FastAPI, settings: Settings, stack: AsyncExitStack) -> Prod
 
     storage = stack.enter_context(ThreadPoolExecutor(STORAGE_THREADS, thread_name_prefix="storage"))
     writing = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="writing"))
-    indexes = await asyncio.to_thread(_indexes, settings, folder, catalog)
+    indexes = await asyncio.to_thread(_indexes, settings, folder, catalog, streams)
     views = Views(catalog, indexes, snapshot_every=settings.snapshot_every)
     stack.callback(views.close)
     seen = await stack.enter_async_context(
@@ -220,9 +223,11 @@ def _importer(product: Product, settings: Settings, recognition: Loaded, detecti
     return Worker(product, root, setup, rule=rule, helpers=streams, alone=not product.catalog.shared)
 
 
-def _indexes(settings: Settings, folder: DataFolder, catalog: Catalog) -> Indexes:
+def _indexes(settings: Settings, folder: DataFolder, catalog: Catalog, streams: int) -> Indexes:
     if settings.index == "local":
-        return LocalIndexes(folder.snapshots)
+        return LocalIndexes(
+            folder.snapshots, threads=streams, device=settings.index_device, order=partial(_homes, catalog)
+        )
     if not settings.milvus:
         raise SettingsError("VULTUS_INDEX=milvus needs the address of the server in VULTUS_MILVUS")
     try:
@@ -258,6 +263,12 @@ async def _keep_in_step(product: Product, seconds: float, stack: AsyncExitStack)
     product.catalog.after_commits(lambda: product.shared.tell("changed"))
     following = asyncio.create_task(follow(product.follower, told, seconds=seconds), name="following")
     stack.push_async_callback(_stop, following)
+
+
+def _homes(catalog: Catalog, gallery_pk: int, rows: NDArray[np.int64]) -> NDArray[np.bytes_]:
+    """Where people belong in an index, so that those of one region are scored together."""
+    with catalog.read() as reading:
+        return homes_of(reading, gallery_pk, rows)
 
 
 def is_loopback(host: str) -> bool:

@@ -329,6 +329,12 @@ class IndexUnavailableError(StorageError):
     status, code, title = 503, "index_unavailable", "The index server does not answer"
 
 
+class IndexMemoryError(StorageError):
+    """An index needs more memory than this process may have."""
+
+    code, title = "index_memory", "The index needs more memory than is allowed"
+
+
 class DataFolderInUseError(StorageError):
     """Another process works on the same data folder."""
 

@@ -75,7 +75,11 @@ class Settings(BaseSettings):
         Literal["auto", "onnxruntime", "openvino", "openvino-bf16", "openvino-int8", "cuda"],
         Field(description="inference engine of the recognition model; auto measures and remembers the fastest"),
     ] = "auto"
-    threads: Annotated[int, Field(ge=0, le=1024, description="inference threads; 0 takes one a core")] = 0
+    index_device: Annotated[
+        Literal["auto", "cpu", "cuda"],
+        Field(description="where galleries are searched; auto takes GPUs where there are any, cuda insists on them"),
+    ] = "auto"
+    threads: Annotated[int, Field(ge=0, le=1024, description="threads of inference and search; 0 takes one a core")] = 0
     batch: Annotated[int, Field(ge=1, le=256, description="most faces encoded at once")] = 8
     queue: Annotated[int, Field(ge=1, le=100_000, description="photos or faces waiting for a model before 429")] = 256
     max_request_bytes: Annotated[int, Field(ge=1024, description="largest request body")] = 64 * MEBI

@@ -32,6 +32,7 @@ CODES = {
     "import_manifest": (422, "ImportManifestError"),
     "import_not_found": (404, "ImportNotFoundError"),
     "import_path": (422, "ImportPathError"),
+    "index_memory": (503, "IndexMemoryError"),
     "internal": (500, "VultusError"),
     "invalid_embedding": (422, "InvalidEmbeddingError"),
     "invalid_id": (422, "InvalidIdError"),

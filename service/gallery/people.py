@@ -7,8 +7,10 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 from sqlalchemy import bindparam, insert, literal, select, update
 
 from service.errors import PersonNotFoundError
@@ -20,6 +22,9 @@ from service.gallery.schema import departures, people
 COLUMNS = columns(people, PersonRecord)
 FIND = select(*COLUMNS).where(people.c.gallery_pk == bindparam("its_gallery"), people.c.person == bindparam("its_id"))
 CREATE = insert(people).returning(*COLUMNS)
+
+AT_ONCE: Final = 1_000
+"""Keys in one list of a query."""
 
 HASHED = re.compile(r"[0-9a-f]{64}")
 
@@ -214,6 +219,24 @@ def vectors_after(reading: Reading, gallery_pk: int, after: int, *, dim: int, li
     )
     found = reading.connection.execute(query).all()
     return np.array([row.pk for row in found], np.int64), from_bytes((row.fused for row in found), dim)
+
+
+def homes_of(reading: Reading, gallery_pk: int, rows: Rows) -> NDArray[np.bytes_]:
+    """The home cell of each of these people, shape (n,), empty where none is known or is not looked for.
+
+    Where the first thousand have none, the others are not looked up.
+    """
+    homes = np.zeros(len(rows), "S16")
+    for first in range(0, len(rows), AT_ONCE):
+        some = rows[first : first + AT_ONCE].tolist()
+        query = select(people.c.pk, people.c.region).where(
+            people.c.gallery_pk == gallery_pk, people.c.pk.in_(some), people.c.region.is_not(None)
+        )
+        found = {int(pk): region for pk, region in reading.connection.execute(query)}
+        if not found and first == 0:
+            break
+        homes[first : first + len(some)] = [found.get(pk, "") for pk in some]
+    return homes
 
 
 def left_since(reading: Reading, gallery_pk: int, after: int) -> list[int]:

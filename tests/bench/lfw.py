@@ -23,10 +23,10 @@ from numpy.typing import NDArray
 
 from service.artifact.files import write_atomic
 from service.artifact.manifest import CalibrationRecord, manifest_text, read_manifest
-from service.gallery.index.flat import FlatIndex
 from service.identify.calibration import fit, logistic
 from service.identify.cost import cllr
 from service.settings import CHECKOUT
+from tests.bench.indexed import index_of
 from tests.bench.lfw_data import FOLDS, SAME_PERSON, Lfw, load_lfw, person_of
 from tests.bench.loop import Loop
 from tests.bench.report import Report, fresh_settings, note, parser
@@ -215,14 +215,14 @@ def search(embeddings: Embeddings) -> Searched:
     for name in sorted(embeddings):
         photos.setdefault(person_of(name), []).append(name)
     several = sorted(person for person, names in photos.items() if len(names) > 1)
-    index = FlatIndex(len(next(iter(embeddings.values()))))
     enrolled = [person for person in several if embeddings[photos[person][0]].any()]
-    index.add(np.arange(len(enrolled)), np.stack([embeddings[photos[person][0]] for person in enrolled]))
     row_of = {person: row for row, person in enumerate(enrolled)}
     probes = [name for person in several for name in photos[person][1:]]
     strangers = [names[0] for person, names in sorted(photos.items()) if len(names) == 1]
-    mated = index.search(_units(embeddings, probes), 1)
-    unknown = index.search(_units(embeddings, strangers), 1)
+    with index_of(len(next(iter(embeddings.values())))) as index:
+        index.add(np.arange(len(enrolled)), np.stack([embeddings[photos[person][0]] for person in enrolled]))
+        mated = index.search(_units(embeddings, probes), 1)
+        unknown = index.search(_units(embeddings, strangers), 1)
     truth = np.array([row_of.get(person_of(name), -2) for name in probes])
     seen = np.array([embeddings[name].any() for name in probes])
     return Searched(

@@ -19,12 +19,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from service.gallery.index.flat import FlatIndex
+from service.gallery.index.local import LocalIndex
 from service.identify.budget import floors
 from service.identify.calibration import Calibration, fit
 from service.identify.cost import cllr, min_cllr
 from service.identify.decision import threshold
 from service.identify.planner import ASK_SHARE, Found, Rule, Score, Search, look
+from tests.bench.indexed import index_of
 from tests.bench.lfw import TRAINING_FOLDS, all_pairs
 from tests.bench.lfw_data import SAME_PERSON, Lfw, load_lfw, person_of
 from tests.bench.loop import Loop
@@ -249,33 +250,34 @@ def search_time(report: Report, size: Size, asked: argparse.Namespace) -> None:
     medians = []
     for people in size.indexed:
         made = world(people, max(20, people // 2_500), max(40, min(people // 250, 4_000)))
-        index, random = FlatIndex(INDEXED_DIM), np.random.default_rng(0)
-        for first in range(0, people, 50_000):
-            drawn = random.standard_normal((min(50_000, people - first), INDEXED_DIM), np.float32)
-            drawn /= np.linalg.norm(drawn, axis=1, keepdims=True)
-            index.add(np.arange(first, first + len(drawn)), drawn)
-        here_scale = scale(INDEXED_DIM, 0.0, int(20 * people / 3e-3))
-        spent = []
-        for device in random.choice(len(made.where), 20, replace=False).tolist():
-            here = plan(made, device, here_scale, here_scale, 3e-3, 3e-3)
-            for row in made.visitors(np.full(10, device)).tolist():
-                if not here.budget.prior.names(np.array([row]))[0]:
-                    continue
-                mate = index.score(np.eye(INDEXED_DIM, dtype=np.float32), np.array([row]))[:, 0]
-                probe = 0.75 * mate + np.sqrt(1 - 0.75**2) * drawn[int(random.integers(0, len(drawn)))]
-                probe = (probe / np.linalg.norm(probe)).astype(np.float32)[None]
+        random = np.random.default_rng(0)
+        with index_of(INDEXED_DIM) as index:
+            for first in range(0, people, 50_000):
+                drawn = random.standard_normal((min(50_000, people - first), INDEXED_DIM), np.float32)
+                drawn /= np.linalg.norm(drawn, axis=1, keepdims=True)
+                index.add(np.arange(first, first + len(drawn)), drawn)
+            here_scale = scale(INDEXED_DIM, 0.0, int(20 * people / 3e-3))
+            spent = []
+            for device in random.choice(len(made.where), 20, replace=False).tolist():
+                here = plan(made, device, here_scale, here_scale, 3e-3, 3e-3)
+                for row in made.visitors(np.full(10, device)).tolist():
+                    if not here.budget.prior.names(np.array([row]))[0]:
+                        continue
+                    mate = index.score(np.eye(INDEXED_DIM, dtype=np.float32), np.array([row]))[:, 0]
+                    probe = 0.75 * mate + np.sqrt(1 - 0.75**2) * drawn[int(random.integers(0, len(drawn)))]
+                    probe = (probe / np.linalg.norm(probe)).astype(np.float32)[None]
 
-                started = time.perf_counter()
-                look(here.budget, Rule(certainty=asked.certainty), HABITS, here.tiers, *over(index, probe), top=5)
-                spent.append(1000 * (time.perf_counter() - started))
-        medians.append(float(np.median(spent)))
-        told_ = {"people": people, "searches": len(spent), "p95": round(float(np.quantile(spent, 0.95)), 3)}
-        report.figure("search_ms_median", round(medians[-1], 3), "ms", dim=INDEXED_DIM, **told_)
-        del index, made
+                    started = time.perf_counter()
+                    look(here.budget, Rule(certainty=asked.certainty), HABITS, here.tiers, *over(index, probe), top=5)
+                    spent.append(1000 * (time.perf_counter() - started))
+            medians.append(float(np.median(spent)))
+            told_ = {"people": people, "searches": len(spent), "p95": round(float(np.quantile(spent, 0.95)), 3)}
+            report.figure("search_ms_median", round(medians[-1], 3), "ms", dim=INDEXED_DIM, **told_)
+        del made
     chart(asked.out, "priors_search_ms", {"prior on": (list(size.indexed), medians)}, x="people", y="ms", log_x=True)
 
 
-def over(index: FlatIndex, probe: NDArray[np.float32]) -> tuple[Score, Search]:
+def over(index: LocalIndex, probe: NDArray[np.float32]) -> tuple[Score, Search]:
     """How the planner reaches an index."""
 
     def search(k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:

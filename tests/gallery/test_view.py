@@ -11,7 +11,7 @@ import pytest
 from service.errors import GalleryNotFoundError, RevisionError
 from service.gallery import changes, faces, forgetting, galleries, people
 from service.gallery.catalog import Catalog
-from service.gallery.index.local import LocalIndexes
+from service.gallery.index.indexes import LocalIndexes
 from service.gallery.records import PersonFields
 from service.gallery.view import GalleryView
 from service.identify.fusion import fuse

@@ -4,7 +4,7 @@ import pytest
 
 from service.errors import GalleryNotFoundError
 from service.gallery import faces, galleries
-from service.gallery.index.local import LocalIndexes
+from service.gallery.index.indexes import LocalIndexes
 from service.gallery.views import Views
 
 

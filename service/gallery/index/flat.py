@@ -1,147 +1,155 @@
-"""Exact search in memory: a probe is compared with everybody."""
+"""Exact search in memory over vectors as they are: small galleries, and in large ones what came last.
+
+A `Flat` is one moment and never changes; those who write make the next one. Moments share their storage, in which
+vectors are only ever added behind those that a moment knows, so that a reader needs no lock and holds up nobody.
+"""
 
 from __future__ import annotations
 
-import threading
-from typing import Any, Final
+from dataclasses import dataclass, field, replace
+from typing import Final
 
-import faiss
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
-from service.gallery.embeddings import Embeddings, Rows, checked
+from service.gallery.embeddings import Embeddings, Rows
 from service.gallery.index.protocol import NOBODY, Matches
-from service.gallery.locks import SharedLock
 
-# FAISS' stubs describe the generated classes and not the Python ones that stand before them.
-_selector_of: Final[Any] = faiss.IDSelectorBitmap
-_parameters_of: Final[Any] = faiss.SearchParameters
+BLOCK: Final = 4096
+"""Vectors allocated at once."""
 
 
-class FlatIndex:
-    """Exact search over FAISS' IndexFlatIP.
+@dataclass(slots=True, eq=False)
+class _Storage:
+    """What moments share: only one thread at a time adds to it, behind what any moment knows."""
 
-    Vectors lie at positions; a row that is replaced or removed leaves a dead position behind, which a bitmap hides from
-    searches at once. When a quarter of the positions are dead, the living move to a new, dense index.
+    dim: int
+    blocks: list[Embeddings] = field(default_factory=list)
+    rows: Rows = field(default_factory=lambda: np.empty(0, np.int64))
+    places: dict[int, int] = field(default_factory=dict)
+
+    def put(self, first: int, rows: Rows, vectors: Embeddings) -> None:
+        last = first + len(rows)
+        if last > len(self.rows):
+            # Moments hold on to the old array, so it is replaced and not changed.
+            more = np.full(max(last, 2 * len(self.rows), 64) - len(self.rows), NOBODY, np.int64)
+            self.rows = np.concatenate([self.rows, more])
+        self.rows[first:last] = rows
+        done = 0
+        while done < len(rows):
+            block, within = divmod(first + done, BLOCK)
+            if block == len(self.blocks):
+                self.blocks.append(np.empty((BLOCK, self.dim), np.float32))
+            some = vectors[done : done + BLOCK - within]
+            self.blocks[block][within : within + len(some)] = some
+            done += len(some)
+        self.places.update(zip(rows.tolist(), range(first, last), strict=True))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Flat:
+    """Vectors at one moment.
+
+    Attributes:
+        length: places in use, those of the dead included.
+        living: how many can be found.
     """
 
-    def __init__(self, dim: int) -> None:
-        # Above this many probes FAISS turns to the BLAS of its wheel, which was measured six times slower.
-        faiss.cvar.distance_compute_blas_threshold = 10**9
-        self._dim = dim
-        self._flat: Any = faiss.IndexFlatIP(dim)
-        self._rows = np.empty(0, dtype=np.int64)
-        self._alive = np.empty(0, dtype=np.bool_)
-        self._positions: dict[int, int] = {}
-        self._selector: Any = None
-        self._writers = threading.Lock()
-        self._searches = SharedLock()
+    length: int
+    living: int
+    _storage: _Storage
+    _blocks: tuple[Embeddings, ...]
+    _rows: Rows
+    _alive: NDArray[np.bool_]
 
-    @property
-    def dim(self) -> int:
-        """Dimension of the vectors."""
-        return self._dim
+    @classmethod
+    def empty(cls, dim: int) -> Flat:
+        """No vector yet."""
+        return cls(0, 0, _Storage(dim), (), np.empty(0, np.int64), np.empty(0, np.bool_))
 
-    def __len__(self) -> int:
-        """How many rows can be found."""
-        return len(self._positions)
+    def with_added(self, rows: Rows, vectors: Embeddings) -> Flat:
+        """The moment after these were added, or took the place of those that there were; each row is given once.
 
-    def add(self, rows: Rows, embeddings: ArrayLike) -> None:
-        """See `VectorIndex.add`."""
-        vectors = checked(embeddings, self._dim)
-        keys = np.asarray(rows, dtype=np.int64)
-        if keys.shape != vectors.shape[:1] or (keys < 0).any():
-            raise ValueError(f"{len(vectors)} embeddings need as many rows, none negative")
-        kept = len(keys) - 1 - np.unique(keys[::-1], return_index=True)[1]
-        keys, vectors = keys[kept], vectors[kept]
-        with self._writers:
-            with self._searches.alone():
-                self._bury(keys)
-                first = self._flat.ntotal
-                self._reserve(first + len(keys))
-                self._flat.add(vectors)
-                self._rows[first : first + len(keys)] = keys
-                self._alive[first : first + len(keys)] = True
-                self._positions.update(zip(keys.tolist(), range(first, first + len(keys)), strict=True))
-            self._compact()
+        Only the last moment made may be asked this, and by one thread at a time.
+        """
+        before, _ = self.without(rows)
+        storage = self._storage
+        storage.put(self.length, rows, vectors)
+        alive = np.concatenate([before._alive, np.ones(len(rows), np.bool_)])
+        length = self.length + len(rows)
+        return Flat(length, before.living + len(rows), storage, tuple(storage.blocks), storage.rows, alive)
 
-    def remove(self, rows: Rows) -> int:
-        """See `VectorIndex.remove`."""
-        with self._writers:
-            with self._searches.alone():
-                removed = self._bury(np.asarray(rows, dtype=np.int64))
-            self._compact()
-        return removed
+    def without(self, rows: Rows) -> tuple[Flat, int]:
+        """The moment after these were removed, and how many were there; asked like `with_added`."""
+        places = self._storage.places
+        dead = [places.pop(row) for row in rows.tolist() if row in places]
+        if not dead:
+            return self, 0
+        alive = self._alive.copy()
+        alive[dead] = False
+        return replace(self, living=self.living - len(dead), _alive=alive), len(dead)
 
-    def search(self, probes: ArrayLike, k: int) -> Matches:
-        """See `VectorIndex.search`."""
-        vectors = checked(probes, self._dim)
-        matches = Matches.none(len(vectors), k)
-        with self._searches.shared():
-            found = min(k, len(self._positions))
-            if found and len(vectors):
-                scores, positions = self._flat.search(vectors, found, params=self._living())
-                matches.rows[:, :found] = self._rows[positions]
-                matches.scores[:, :found] = scores
+    def since(self, length: int = 0) -> tuple[Rows, Embeddings]:
+        """The living from a place on, as copies, the longest there first."""
+        places = length + np.flatnonzero(self._alive[length:])
+        return self._rows[places], self._at(places)
+
+    def has(self, rows: Rows, before: int | None = None) -> NDArray[np.bool_]:
+        """Whether each row is here, and at a place before this one, shape (n,)."""
+        places = self._find(rows)
+        here: NDArray[np.bool_] = (places != NOBODY) & (places < (self.length if before is None else before))
+        return here
+
+    def search(self, probes: Embeddings, k: int) -> Matches:
+        """The k nearest of each probe; see `VectorIndex.search`."""
+        matches = Matches.none(len(probes), k)
+        found = min(k, self.living)
+        if found and len(probes):
+            scores = np.empty((len(probes), self.length), np.float32)
+            for number, block in enumerate(self._blocks):
+                span = slice(number * BLOCK, min((number + 1) * BLOCK, self.length))
+                np.matmul(probes, block[: span.stop - span.start].T, out=scores[:, span])
+            scores[:, ~self._alive] = -np.inf
+            best = highest(scores, found)
+            matches.scores[:, :found] = np.take_along_axis(scores, best, axis=1)
+            matches.rows[:, :found] = self._rows[best]
         return matches
 
-    def score(self, probes: ArrayLike, rows: Rows) -> NDArray[np.float32]:
+    def score(self, probes: Embeddings, rows: Rows) -> NDArray[np.float32]:
         """See `VectorIndex.score`."""
-        vectors = checked(probes, self._dim)
-        keys = np.asarray(rows, dtype=np.int64).tolist()
-        with self._searches.shared():
-            positions = np.array([self._positions.get(key, NOBODY) for key in keys], dtype=np.int64)
-            known = positions != NOBODY
-            scores = np.full((len(vectors), len(keys)), np.nan, dtype=np.float32)
-            scores[:, known] = vectors @ self._stored()[positions[known]].T
+        places = self._find(rows)
+        known = places != NOBODY
+        scores = np.full((len(probes), len(rows)), np.nan, np.float32)
+        if known.any():
+            scores[:, known] = probes @ self._at(places[known]).T
         return scores
 
-    def contents(self) -> tuple[Rows, Embeddings]:
-        """Return all rows and their vectors as of one moment, in no set order, without holding up searches."""
-        with self._writers:
-            living = np.flatnonzero(self._alive[: self._flat.ntotal])
-            return self._rows[living], self._stored()[living]
+    def _find(self, rows: Rows) -> NDArray[np.int64]:
+        if not self.living:
+            return np.full(len(rows), NOBODY, np.int64)
+        latest = self._storage.places.get
+        places = np.array([latest(row, NOBODY) for row in rows.tolist()], np.int64)
+        for which in np.flatnonzero(places >= self.length):
+            # Added again since this moment, which knows it elsewhere or not at all.
+            earlier = np.flatnonzero((self._rows[: self.length] == rows[which]) & self._alive)
+            places[which] = earlier[0] if len(earlier) else NOBODY
+        known = places != NOBODY
+        places[known] = np.where(self._alive[places[known]], places[known], NOBODY)
+        return places
 
-    def _bury(self, keys: Rows) -> int:
-        dead = [self._positions.pop(key) for key in keys.tolist() if key in self._positions]
-        self._alive[dead] = False
-        self._selector = None
-        return len(dead)
+    def _at(self, places: NDArray[np.int64]) -> Embeddings:
+        vectors = np.empty((len(places), self._storage.dim), np.float32)
+        numbers, within = np.divmod(places, BLOCK)
+        for number in np.unique(numbers).tolist():
+            here = numbers == number
+            vectors[here] = self._blocks[number][within[here]]
+        return vectors
 
-    def _reserve(self, positions: int) -> None:
-        if positions > len(self._rows):
-            grown = max(positions, 2 * len(self._rows), 64)
-            more = grown - len(self._rows)
-            self._rows = np.concatenate([self._rows, np.full(more, NOBODY, dtype=np.int64)])
-            self._alive = np.concatenate([self._alive, np.zeros(more, dtype=np.bool_)])
 
-    def _compact(self) -> None:
-        total = self._flat.ntotal
-        if 4 * (total - len(self._positions)) < max(total, 1):
-            return
-        # Searches go on over the old index while the new one is filled: writers are shut out, so nothing moves.
-        living = np.flatnonzero(self._alive[:total])
-        flat = faiss.IndexFlatIP(self._dim)
-        flat.add(self._stored()[living])
-        rows = self._rows[living]
-        positions = dict(zip(rows.tolist(), range(len(rows)), strict=True))
-        with self._searches.alone():
-            self._flat, self._rows, self._positions = flat, rows, positions
-            self._alive = np.ones(len(rows), dtype=np.bool_)
-            self._selector = None
-
-    def _living(self) -> Any:
-        if len(self._positions) == self._flat.ntotal:
-            return None
-        selector = self._selector
-        if selector is None:
-            bits = np.packbits(self._alive[: self._flat.ntotal], bitorder="little")
-            selector = self._selector = _selector_of(bits)
-        return _parameters_of(sel=selector)
-
-    def _stored(self) -> Embeddings:
-        total = self._flat.ntotal
-        if total == 0:
-            return np.empty((0, self._dim), dtype=np.float32)
-        stored: Embeddings = faiss.rev_swig_ptr(self._flat.get_xb(), total * self._dim).reshape(total, self._dim)
-        return stored
+def highest(scores: NDArray[np.float32], k: int) -> NDArray[np.int64]:
+    """The columns of the k highest scores of each line, shape (m, k), the highest first; 0 < k <= n."""
+    lines = scores.shape[1]
+    best = np.argpartition(scores, lines - k, axis=1)[:, lines - k :] if k < lines else np.arange(lines)[None]
+    best = np.broadcast_to(best, (len(scores), k))
+    order = np.argsort(-np.take_along_axis(scores, best, axis=1), axis=1)
+    return np.take_along_axis(best, order, axis=1)

@@ -1,49 +1,121 @@
-"""The indexes of this process, each kept in a snapshot of its own in one folder."""
+"""An index of this process, kept in a folder.
+
+A gallery's index is one snapshot, and segments once it has outgrown exact search:
+
+    7.snapshot            what is growing, which segments there are and which of their rows are alive
+    7.<number>.segment    vectors that no longer change; written once, and only erased from afterwards
+
+A small gallery is growing only, and searched exactly. What has grown enough is sealed into a segment in the background,
+and small segments are merged into larger ones (`Sizes`). Searches look at one moment (`state.State`) and wait for
+nobody; those who write take turns and put the next moment in its place.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from service.errors import SnapshotError, StorageError
-from service.gallery.embeddings import Rows
-from service.gallery.index import snapshot
-from service.gallery.index.flat import FlatIndex
-from service.gallery.index.protocol import NEVER, Matches, Owner
+from service.gallery.embeddings import Rows, checked
+from service.gallery.index import building, memory, snapshot
+from service.gallery.index.builder import Builder, Cancelled
+from service.gallery.index.codes import Bits, Layout, Part
+from service.gallery.index.flat import Flat
+from service.gallery.index.planner import FEW, Costs
+from service.gallery.index.protocol import NEVER, NOBODY, Matches, Owner
+from service.gallery.index.sealed import Sealed
+from service.gallery.index.segment import Segment, packed, unpacked
+from service.gallery.index.state import State
+from service.gallery.index.threads import Threads
 
-SUFFIX = ".snapshot"
+SUFFIX: Final = ".snapshot"
+SEGMENT: Final = ".segment"
+
+DEAD: Final = 0.25
+"""Share of dead places from which the living move elsewhere."""
 
 log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """When what is sealed and merged.
+
+    Attributes:
+        flat: a gallery up to this size is searched exactly.
+        growing: vectors sealed at a time once it has outgrown that.
+        fan: as many segments of about one size are merged into one.
+        most: vectors in a segment.
+        waiting: growing vectors at which those who add wait for the builder.
+    """
+
+    flat: int = 1 << 16
+    growing: int = 1 << 14
+    fan: int = 4
+    most: int = 1 << 20
+    waiting: int = 1 << 17
+
+
+@dataclass(frozen=True, slots=True)
+class Means:
+    """What all indexes of a process share.
+
+    Attributes:
+        threads: serve searches.
+        builder: seals and merges.
+        parts: a segment's codes, ready to be looked through.
+        order: see `building.Order`; None keeps rows as they came.
+        sizes: when what is sealed and merged.
+        memory: bytes that the process may have.
+    """
+
+    threads: Threads
+    builder: Builder
+    parts: Callable[[Segment], Sequence[Part]]
+    order: building.Order | None
+    sizes: Sizes
+    memory: int
+
+
 class LocalIndex:
-    """An exact index with its snapshot; see `VectorIndex`.
+    """See `VectorIndex`.
 
     Args:
         owner: whose index.
-        path: where its snapshot lies, or shall lie.
+        folder: where it is kept.
         newest: the gallery's revision.
+        means: what it works with.
+
+    Raises:
+        IndexMemoryError: what is kept does not fit into the memory that is allowed.
     """
 
-    def __init__(self, owner: Owner, path: Path, newest: int) -> None:
+    def __init__(self, owner: Owner, folder: Path, newest: int, means: Means) -> None:
         self._owner = owner
-        self._path = path
-        self._flat = FlatIndex(owner.dim)
-        self._kept = NEVER
+        self._folder = folder
+        self._means = means
+        self._path = folder / f"{owner.gallery_pk}{SUFFIX}"
+        self._layout = Layout.of(owner.dim)
+        self._changing = threading.Condition()
+        self._keeping = threading.Lock()
+        self._drafts: set[Path] = set()
+        self._number = time.time_ns()
+        self._sealing = False
+        self._stuck = False
         self._owed = False
-        try:
-            found = snapshot.read(path, owner, newest=newest)
-        except FileNotFoundError:
-            return
-        except SnapshotError as error:
-            log.warning("index of gallery %d is rebuilt from the catalog: %s", owner.gallery_pk, error.detail)
-            return
-        self._flat.add(found.rows, found.embeddings)
-        self._kept = found.header.revision
+        self._closed = False
+        self._costs = Costs()
+        self._kept, self._state = self._found(newest)
+        means.builder.ask(self)
 
     @property
     def dim(self) -> int:
@@ -57,74 +129,261 @@ class LocalIndex:
 
     def __len__(self) -> int:
         """See `VectorIndex`."""
-        return len(self._flat)
+        return self._state.living
 
     def add(self, rows: Rows, embeddings: ArrayLike) -> None:
-        """See `VectorIndex.add`."""
-        self._flat.add(rows, embeddings)
+        """See `VectorIndex.add`; waits where the builder has fallen far behind.
+
+        Raises:
+            IndexMemoryError: it would not fit into the memory that is allowed.
+        """
+        vectors = checked(embeddings, self.dim)
+        keys = np.asarray(rows, dtype=np.int64)
+        if keys.shape != vectors.shape[:1] or (keys < 0).any():
+            raise ValueError(f"{len(vectors)} embeddings need as many rows, none negative")
+        last = len(keys) - 1 - np.unique(keys[::-1], return_index=True)[1]
+        with self._changing:
+            self._changing.wait_for(self._has_room)
+            memory.require(memory.needed(self.dim, 0, len(last)), self._means.memory)
+            self._state = self._dense(self._state.with_added(keys[last], vectors[last]))
+        if self._due() is not None:
+            self._means.builder.ask(self)
 
     def remove(self, rows: Rows) -> int:
         """See `VectorIndex.remove`."""
-        removed = self._flat.remove(rows)
-        self._owed = self._owed or removed > 0
+        with self._changing:
+            state, removed = self._state.without(np.unique(np.asarray(rows, dtype=np.int64)))
+            self._state = self._dense(state)
+            self._owed = self._owed or removed > 0
+        if removed and self._due() is not None:
+            self._means.builder.ask(self)
         return removed
 
-    def search(self, probes: ArrayLike, k: int) -> Matches:
+    def search(self, probes: ArrayLike, k: int, among: Rows | None = None) -> Matches:
         """See `VectorIndex.search`."""
-        return self._flat.search(probes, k)
+        vectors, state, threads = checked(probes, self.dim), self._state, self._means.threads
+        if among is None:
+            return state.search(vectors, k, threads)
+        rows = np.unique(np.asarray(among, dtype=np.int64))
+        way = self._costs.choose(len(rows), state.living)
+        began = time.perf_counter()
+        if way == "direct":
+            matches = state.best(vectors, k, rows, threads)
+        elif way == "filtered":
+            matches = state.search_among(vectors, k, rows, threads)
+        else:
+            matches = _only(state.search(vectors, k + FEW, threads), rows, k)
+            if (matches.rows == NOBODY).any():
+                # More others came first than there should be, for rows are given that are not there.
+                matches = state.search_among(vectors, k, rows, threads)
+        if len(vectors):
+            rows_read = len(rows) if way == "direct" else state.living
+            self._costs.learn(way, (time.perf_counter() - began) / len(vectors), rows_read)
+        return matches
 
     def score(self, probes: ArrayLike, rows: Rows) -> NDArray[np.float32]:
         """See `VectorIndex.score`."""
-        return self._flat.score(probes, rows)
+        keys = np.asarray(rows, dtype=np.int64)
+        return self._state.score(checked(probes, self.dim), keys, self._means.threads)
 
     def keep(self, revision: int) -> None:
         """See `VectorIndex.keep`."""
-        owed, self._owed = self._owed, False
-        rows, embeddings = self._flat.contents()
-        try:
-            snapshot.write(self._path, snapshot.Header(self._owner, revision, len(rows)), rows, embeddings)
-        except StorageError:
-            if owed:
-                self._path.unlink(missing_ok=True)
-                self._kept = NEVER
-            raise
-        self._kept = revision
+        with self._keeping:
+            files = set(self._folder.glob(f"{self._owner.gallery_pk}.*{SEGMENT}"))
+            with self._changing:
+                state, owed, self._owed = self._state, self._owed, False
+                drafts = set(self._drafts)
+            rows, embeddings = state.growing.since()
+            named = tuple(snapshot.Named(each.segment.path.name, len(each.segment)) for each in state.sealed)
+            header = snapshot.Header(self._owner, revision, len(rows), named)
+            try:
+                # What was removed goes first: that needs no space, and no snapshot that is written must fail for it.
+                for each in state.sealed:
+                    each.erase_dead()
+                snapshot.write(self._path, header, rows, embeddings, [each.bits for each in state.sealed])
+            except StorageError:
+                if owed:
+                    self._path.unlink(missing_ok=True)
+                    self._kept = NEVER
+                raise
+            self._kept = revision
+            for path in files - {each.segment.path for each in state.sealed} - drafts:
+                path.unlink(missing_ok=True)
 
     def close(self) -> None:
         """See `VectorIndex.close`."""
+        with self._changing:
+            self._closed = True
+            self._changing.notify_all()
+        self._means.builder.forget(self)
+
+    def build(self) -> bool:
+        """Do one piece of what is due, and say whether there was any; called by the builder alone.
+
+        Raises:
+            StorageError: the disk refuses; it is tried again later.
+            Cancelled: the index was closed.
+        """
+        due = self._due()
+        if due is None:
+            return False
+        try:
+            if due:
+                self._merge(due)
+            else:
+                self._seal()
+        except StorageError:
+            with self._changing:
+                self._stuck = True
+                self._changing.notify_all()
+            raise
+        return True
+
+    def _found(self, newest: int) -> tuple[int, State]:
+        """The revision that is kept, and what is."""
+        try:
+            found = snapshot.read(self._path, self._owner, newest=newest)
+            counts = sum(named.count for named in found.header.segments)
+            memory.require(memory.needed(self.dim, counts, found.header.count), self._means.memory)
+            sealed = tuple(
+                self._opened(named, bits) for named, bits in zip(found.header.segments, found.alive, strict=True)
+            )
+        except FileNotFoundError:
+            pass
+        except SnapshotError as error:
+            log.warning("index of gallery %d is rebuilt from the catalog: %s", self._owner.gallery_pk, error.detail)
+        else:
+            growing = Flat.empty(self.dim).with_added(found.rows, found.embeddings)
+            return found.header.revision, State(self._layout, sealed, growing)
+        return NEVER, State(self._layout, (), Flat.empty(self.dim))
+
+    def _opened(self, named: snapshot.Named, bits: Bits) -> Sealed:
+        segment = Segment(self._folder / named.name, self._owner)
+        if len(segment) != named.count:
+            raise SnapshotError("a segment is not the one that the snapshot names")
+        alive = unpacked(bits, named.count)
+        segment.check(alive, self._means.threads)
+        sealed = _sealed(segment, self._means.parts(segment), alive)
+        sealed.erase_dead()
+        return sealed
+
+    def _has_room(self) -> bool:
+        return self._state.growing.length < self._means.sizes.waiting or self._stuck or self._closed
+
+    def _due(self) -> tuple[Sealed, ...] | None:
+        """Segments to be merged, none of them where the growing are to be sealed; None where nothing is due."""
+        state, sizes = self._state, self._means.sizes
+        if self._closed:
+            return None
+        if state.growing.length >= (sizes.growing if state.sealed else sizes.flat):
+            return ()
+        levels: dict[int, list[Sealed]] = {}
+        for each in state.sealed:
+            if len(each.segment) - each.living > DEAD * len(each.segment):
+                return (each,)
+            levels.setdefault(_level(each.living, sizes), []).append(each)
+        for _, alike in sorted(levels.items()):
+            if len(alike) >= sizes.fan and sum(each.living for each in alike[: sizes.fan]) <= sizes.most:
+                return tuple(alike[: sizes.fan])
+        return None
+
+    def _seal(self) -> None:
+        with self._changing:
+            before, self._sealing = self._state, True
+        try:
+            rows, vectors = before.growing.since()
+            source = building.growing(self._owner, rows, vectors, before.sealed[-1] if before.sealed else None)
+            del vectors
+            with self._draft() as path:
+                segment, order = building.build(path, self._owner, source, self._places(rows), self._go_on)
+                parts = self._means.parts(segment)
+                with self._changing:
+                    growing = self._state.growing
+                    fresh = Flat.empty(self.dim).with_added(*growing.since(before.growing.length))
+                    made = _sealed(segment, parts, growing.has(rows[order], before.growing.length))
+                    self._state = State(self._layout, (*self._state.sealed, made), fresh)
+                    self._stuck = False
+                    self._changing.notify_all()
+                # Who left meanwhile was written nevertheless.
+                made.erase_dead()
+        finally:
+            self._sealing = False
+
+    def _merge(self, old: tuple[Sealed, ...]) -> None:
+        if not any(each.living for each in old):
+            self._put(old, ())
+            return
+        source, segments, positions = building.living(old)
+        with self._draft() as path:
+            segment, order = building.build(path, self._owner, source, self._places(source.rows), self._go_on)
+            parts = self._means.parts(segment)
+            with self._changing:
+                now = {each.segment.path: each.alive for each in self._state.sealed}
+                alive = np.empty(len(order), np.bool_)
+                for number, each in enumerate(old):
+                    here = segments[order] == number
+                    alive[here] = now[each.segment.path][positions[order[here]]]
+                made = _sealed(segment, parts, alive)
+                self._put(old, (made,))
+            made.erase_dead()
+
+    def _put(self, old: tuple[Sealed, ...], new: tuple[Sealed, ...]) -> None:
+        gone = {each.segment.path for each in old}
+        with self._changing:
+            rest = tuple(each for each in self._state.sealed if each.segment.path not in gone)
+            self._state = State(self._layout, rest + new, self._state.growing)
+
+    @contextmanager
+    def _draft(self) -> Iterator[Path]:
+        """A file name that nobody sweeps meanwhile."""
+        with self._changing:
+            self._number += 1
+            path = self._folder / f"{self._owner.gallery_pk}.{self._number}{SEGMENT}"
+            self._drafts.add(path)
+        try:
+            yield path
+        finally:
+            with self._changing:
+                self._drafts.discard(path)
+
+    def _go_on(self) -> None:
+        if self._closed:
+            raise Cancelled
+
+    def _dense(self, state: State) -> State:
+        """The same without the dead among the growing, once they are many; while those are sealed they stay."""
+        growing = state.growing
+        if self._sealing or growing.length - growing.living <= DEAD * growing.length:
+            return state
+        return State(self._layout, state.sealed, Flat.empty(self.dim).with_added(*growing.since()))
+
+    def _places(self, rows: Rows) -> NDArray[np.generic] | None:
+        if self._means.order is None:
+            return None
+        try:
+            return self._means.order(self._owner.gallery_pk, rows)
+        except StorageError as error:
+            log.warning("rows of gallery %d are kept as they came: %s", self._owner.gallery_pk, error.detail)
+            return None
 
 
-class LocalIndexes:
-    """See `Indexes`.
+def _sealed(segment: Segment, parts: Sequence[Part], alive: NDArray[np.bool_]) -> Sealed:
+    return Sealed(segment, parts, packed(alive), int(alive.sum()))
 
-    Args:
-        folder: of the snapshots.
-    """
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+def _level(living: int, sizes: Sizes) -> int:
+    """Segments of a level are of about one size."""
+    level = 0
+    while living >= sizes.growing * sizes.fan ** (level + 1):
+        level += 1
+    return level
 
-    def of(self, owner: Owner, newest: int) -> LocalIndex:
-        """See `Indexes.of`."""
-        return LocalIndex(owner, self._path(owner.gallery_pk), newest)
 
-    def require_ready(self) -> None:
-        """See `Indexes.require_ready`; memory always answers."""
-
-    def drop(self, gallery_pk: int) -> None:
-        """See `Indexes.drop`."""
-        self._path(gallery_pk).unlink(missing_ok=True)
-
-    def close(self) -> None:
-        """See `Indexes.close`."""
-
-    def sweep(self, alive: Collection[int]) -> None:
-        """See `Indexes.sweep`."""
-        names = {self._path(pk).name for pk in alive}
-        for path in self._folder.iterdir():
-            if path.is_file() and SUFFIX in path.name and path.name not in names:
-                log.info("deleting %s, which belongs to no gallery", path.name)
-                path.unlink(missing_ok=True)
-
-    def _path(self, gallery_pk: int) -> Path:
-        return self._folder / f"{gallery_pk}{SUFFIX}"
+def _only(matches: Matches, rows: Rows, k: int) -> Matches:
+    """The first k of each probe that are among these rows."""
+    kept = Matches.none(len(matches.rows), k)
+    for line, among in enumerate(np.isin(matches.rows, rows)):
+        these = np.flatnonzero(among)[:k]
+        kept.rows[line, : len(these)] = matches.rows[line, these]
+        kept.scores[line, : len(these)] = matches.scores[line, these]
+    return kept

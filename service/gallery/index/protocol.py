@@ -89,8 +89,13 @@ class VectorIndex(Protocol):
     def remove(self, rows: Rows) -> int:
         """Remove rows, shape (n,); those that do not exist are passed over. Returns how many were there."""
 
-    def search(self, probes: ArrayLike, k: int) -> Matches:
-        """Find the `k` nearest of each probe, shape (m, dim). `k` may be 0 or larger than the index.
+    def search(self, probes: ArrayLike, k: int, among: Rows | None = None) -> Matches:
+        """Find the `k` nearest of each probe.
+
+        Args:
+            probes: unit vectors, shape (m, dim).
+            k: may be 0 or larger than the index.
+            among: only these rows count, shape (n,), in no order; None counts all.
 
         Raises:
             InvalidEmbeddingError: as in `add`.

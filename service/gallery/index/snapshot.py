@@ -1,42 +1,51 @@
 r"""An index on disk: made from the catalog, read back in place of it, thrown away at the least doubt.
 
-The file, all numbers little endian:
+What is sealed lies in segments of its own (`segment`), which a snapshot names; what is still growing lies here. All
+numbers are little endian:
 
     8 bytes   b"VULTUSIX"
     4 + 4     version of the format, length of the header in bytes
     header    JSON: the fields of `Header`, padded with spaces so that what follows lies at a multiple of 64
     8 n       rows, int64
     4 n dim   embeddings, float32
+    n / 8     for every segment named, which of its positions are alive: a bit each, the lowest first
     32 bytes  sha256 of everything before
 """
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
 import struct
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 import numpy as np
 
-from service.errors import SnapshotError, StorageError, StorageFullError
+from service.errors import SnapshotError
 from service.gallery.embeddings import STORED, Embeddings, Rows
+from service.gallery.index.codes import Bits
+from service.gallery.index.files import replacing
 from service.gallery.index.protocol import Owner
 
 MAGIC: Final = b"VULTUSIX"
-VERSION: Final = 2
+VERSION: Final = 3
 PREFIX: Final = struct.Struct("<8sII")
 ALIGNMENT: Final = 64
 DIGEST_BYTES: Final = 32
 BLOCK: Final = 1 << 20
 ROW = np.dtype("<i8")
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """A segment that belongs to a snapshot: its file's name, and how many positions it has."""
+
+    name: str
+    count: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +55,14 @@ class Header:
     Attributes:
         owner: whose index.
         revision: every change up to it is contained; later ones may be, and may be applied again.
-        count: how many people.
+        count: how many people are still growing.
+        segments: where the others lie.
     """
 
     owner: Owner
     revision: int
     count: int
+    segments: tuple[Named, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -61,9 +72,10 @@ class Snapshot:
     header: Header
     rows: Rows
     embeddings: Embeddings
+    alive: tuple[Bits, ...]
 
 
-def write(path: Path, header: Header, rows: Rows, embeddings: Embeddings) -> None:
+def write(path: Path, header: Header, rows: Rows, embeddings: Embeddings, alive: Sequence[Bits] = ()) -> None:
     """Write a snapshot; a reader finds the old file or the whole new one, whatever happens meanwhile.
 
     Args:
@@ -71,19 +83,21 @@ def write(path: Path, header: Header, rows: Rows, embeddings: Embeddings) -> Non
         header: what it is of.
         rows: shape (count,), int64.
         embeddings: shape (count, dim), float32.
+        alive: which positions of each segment.
 
     Raises:
         StorageFullError: no space is left; the old file stays.
         StorageError: the disk refuses; the old file stays.
     """
-    if rows.shape != (header.count,) or embeddings.shape != (header.count, header.owner.dim):
+    fits = [bits.shape == (_bytes(named),) for bits, named in zip(alive, header.segments, strict=True)]
+    if rows.shape != (header.count,) or embeddings.shape != (header.count, header.owner.dim) or not all(fits):
         raise ValueError("the header does not describe the arrays")
     text = json.dumps(asdict(header)).encode()
     text += b" " * (-(PREFIX.size + len(text)) % ALIGNMENT)
     parts = (PREFIX.pack(MAGIC, VERSION, len(text)), text, rows.astype(ROW).tobytes())
-    with _replacing(path) as file:
+    with replacing(path) as file:
         digest = hashlib.sha256()
-        for part in (*parts, *_blocks(embeddings)):
+        for part in (*parts, *_blocks(embeddings), *(bits.tobytes() for bits in alive)):
             digest.update(part)
             file.write(part)
         file.write(digest.digest())
@@ -104,7 +118,8 @@ def read(path: Path, owner: Owner, *, newest: int) -> Snapshot:
     try:
         with path.open("rb") as file:
             header, start = _read_header(file)
-            size = start + header.count * (ROW.itemsize + header.owner.dim * STORED.itemsize) + DIGEST_BYTES
+            after = start + header.count * (ROW.itemsize + header.owner.dim * STORED.itemsize)
+            size = after + sum(_bytes(named) for named in header.segments) + DIGEST_BYTES
             if os.fstat(file.fileno()).st_size != size:
                 raise SnapshotError("the snapshot is cut short")
             _check_digest(file, size)
@@ -116,11 +131,18 @@ def read(path: Path, owner: Owner, *, newest: int) -> Snapshot:
         raise SnapshotError("the snapshot is of another catalog, gallery or model")
     if header.revision > newest:
         raise SnapshotError(f"the snapshot is of revision {header.revision}, the catalog at {newest}")
-    if header.count == 0:
-        return Snapshot(header, np.empty(0, np.int64), np.empty((0, owner.dim), np.float32))
-    rows = np.memmap(path, ROW, "r", start, (header.count,))
-    embeddings = np.memmap(path, STORED, "r", start + rows.nbytes, (header.count, owner.dim))
-    return Snapshot(header, rows, embeddings)
+    mapped = np.memmap(path, np.uint8, "r")
+    rows = mapped[start : start + header.count * ROW.itemsize].view(ROW)
+    embeddings = mapped[start + rows.nbytes : after].view(STORED).reshape(header.count, owner.dim)
+    alive = []
+    for named in header.segments:
+        alive.append(np.array(mapped[after : after + _bytes(named)]))
+        after += _bytes(named)
+    return Snapshot(header, rows, embeddings, tuple(alive))
+
+
+def _bytes(named: Named) -> int:
+    return -(-named.count // 8)
 
 
 def _blocks(embeddings: Embeddings) -> Iterator[bytes]:
@@ -140,8 +162,15 @@ def _read_header(file: BinaryIO) -> tuple[Header, int]:
         raise SnapshotError(f"the snapshot has format {version}, this release reads {VERSION}")
     try:
         fields: dict[str, Any] = json.loads(file.read(length))
-        header = Header(**fields | {"owner": Owner(**fields["owner"])})
-        sizes = (header.owner.gallery_pk, header.owner.dim, header.revision, header.count)
+        segments = tuple(Named(**each) for each in fields["segments"])
+        header = Header(**fields | {"owner": Owner(**fields["owner"]), "segments": segments})
+        sizes = (
+            *(named.count for named in segments),
+            header.owner.gallery_pk,
+            header.owner.dim,
+            header.revision,
+            header.count,
+        )
         if not all(isinstance(size, int) and size >= 0 for size in sizes):
             raise SnapshotError("the snapshot's header is damaged")
     except (ValueError, TypeError, KeyError) as error:
@@ -160,28 +189,3 @@ def _check_digest(file: BinaryIO, size: int) -> None:
         left -= len(block)
     if file.read() != digest.digest():
         raise SnapshotError("the snapshot is damaged")
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[BinaryIO]:
-    temporary = None
-    try:
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        temporary = Path(name)
-        with os.fdopen(descriptor, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-    except OSError as error:
-        full = error.errno in {errno.ENOSPC, errno.EDQUOT}
-        kind = StorageFullError if full else StorageError
-        raise kind(f"the snapshot could not be written: {error.strerror}") from error
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)

@@ -86,7 +86,7 @@ def test_a_newer_format_is_told(written):
     content = bytearray(written.read_bytes())
     content[8:12] = (snapshot.VERSION + 1).to_bytes(4, "little")
     written.write_bytes(content)
-    with pytest.raises(SnapshotError, match="format 3"):
+    with pytest.raises(SnapshotError, match=f"format {snapshot.VERSION + 1}"):
         snapshot.read(written, OWNER, newest=50)
 
 

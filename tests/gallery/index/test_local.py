@@ -1,4 +1,7 @@
+import tempfile
 import threading
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -7,25 +10,57 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from service.errors import InvalidEmbeddingError
-from service.gallery.index.flat import FlatIndex
-from service.gallery.index.protocol import NOBODY
+from service.gallery.index.indexes import LocalIndexes
+from service.gallery.index.local import Sizes
+from service.gallery.index.protocol import NOBODY, Owner
 
 DIM = 16
+OWNER = Owner(catalog="c", gallery_pk=1, model_digest="d", dim=DIM)
+TINY = Sizes(flat=8, growing=6, fan=2, most=40, waiting=64)
+"""Everything is sealed soon, and merged all the time."""
+CLOSE = 1e-4
+"""Above the error of sealed rows."""
 
 
 def rows(*numbers):
     return np.array(numbers, dtype=np.int64)
 
 
+@pytest.fixture(params=[Sizes(), TINY], ids=["growing", "sealed"])
+def sizes(request):
+    return request.param
+
+
 @pytest.fixture
-def index():
-    return FlatIndex(DIM)
+def indexes(tmp_path, sizes):
+    indexes = LocalIndexes(tmp_path, threads=2, sizes=sizes)
+    yield indexes
+    indexes.close()
+
+
+@pytest.fixture
+def index(indexes):
+    return indexes.of(OWNER, 0)
 
 
 @pytest.fixture
 def filled(index, unit):
     index.add(np.arange(20), unit(20))
+    settle(index)
     return index
+
+
+def settle(index):
+    """Wait until nothing is left to be sealed or merged."""
+    deadline = time.monotonic() + 10
+    while index._due() is not None or index._drafts:
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
+def test_what_has_grown_is_sealed(filled, sizes):
+    assert (filled._state.growing.length == 20) == (sizes != TINY)
+    assert sum(each.living for each in filled._state.sealed) + filled._state.growing.living == 20
 
 
 def test_the_nearest_come_first_with_their_cosines(filled, unit):
@@ -33,7 +68,7 @@ def test_the_nearest_come_first_with_their_cosines(filled, unit):
     matches = filled.search(probes, 5)
     cosines = probes @ people.T
     np.testing.assert_array_equal(matches.rows, np.argsort(-cosines, axis=1)[:, :5])
-    np.testing.assert_allclose(matches.scores, -np.sort(-cosines, axis=1)[:, :5], atol=1e-6)
+    np.testing.assert_allclose(matches.scores, -np.sort(-cosines, axis=1)[:, :5], atol=CLOSE)
     assert (matches.rows.dtype, matches.scores.dtype) == (np.int64, np.float32)
 
 
@@ -61,7 +96,6 @@ def test_an_empty_index_finds_nobody(index, unit):
     assert (matches.rows == NOBODY).all()
     assert len(index) == 0
     assert np.isnan(index.score(unit(2), rows(1))).all()
-    assert index.contents()[1].shape == (0, DIM)
 
 
 def test_an_index_whose_rows_are_all_removed_finds_nobody(filled, unit):
@@ -87,20 +121,20 @@ def test_a_row_that_is_added_again_has_its_new_vector_only(filled, unit):
     everybody = filled.search(new, 30)
     assert (everybody.rows == 7).sum() == 1
     assert everybody.rows[0, 0] == 7
-    np.testing.assert_allclose(filled.score(new, rows(7)), 1, atol=1e-6)
+    np.testing.assert_allclose(filled.score(new, rows(7)), 1, atol=CLOSE)
 
 
 def test_of_a_row_given_twice_the_last_counts(index, unit):
     index.add(rows(1, 2, 1), unit(3))
     assert len(index) == 2
-    np.testing.assert_allclose(index.score(unit(3), rows(1, 2))[[2, 1], [0, 1]], 1, atol=1e-6)
+    np.testing.assert_allclose(index.score(unit(3), rows(1, 2))[[2, 1], [0, 1]], 1, atol=CLOSE)
 
 
 def test_the_caller_may_change_his_array_afterwards(index, unit):
     mine = unit(1)
     index.add(rows(1), mine)
     mine[:] = unit(1, seed=3)
-    np.testing.assert_allclose(index.score(unit(1), rows(1)), 1, atol=1e-6)
+    np.testing.assert_allclose(index.score(unit(1), rows(1)), 1, atol=CLOSE)
 
 
 def test_scores_are_of_exactly_the_rows_given(filled, unit):
@@ -108,7 +142,7 @@ def test_scores_are_of_exactly_the_rows_given(filled, unit):
     probes = unit(3, seed=9)
     scores = filled.score(probes, rows(8, 4, 8, 999, 0))
     expected = probes @ unit(20)[[8, 4, 8, 0, 0]].T
-    np.testing.assert_allclose(scores[:, [0, 2, 4]], expected[:, [0, 2, 4]], atol=1e-6)
+    np.testing.assert_allclose(scores[:, [0, 2, 4]], expected[:, [0, 2, 4]], atol=CLOSE)
     assert np.isnan(scores[:, [1, 3]]).all()
 
 
@@ -139,11 +173,22 @@ def test_rows_that_do_not_fit_are_refused(filled, unit, bad):
         filled.add(bad, unit(1))
 
 
-def test_the_dead_move_out_when_a_quarter_is_dead(filled):
-    filled.remove(rows(0, 1, 2, 3))
-    assert filled._flat.ntotal == 20
-    filled.remove(rows(4))
-    assert filled._flat.ntotal == 15
+def test_the_dead_move_out_when_more_than_a_quarter_is_dead(filled):
+    filled.remove(np.arange(11))
+    settle(filled)
+    state = filled._state
+    assert state.living == 9
+    assert sum(len(each.segment) for each in state.sealed) + state.growing.length <= 12
+
+
+def test_memory_and_files_do_not_grow_under_churn(index, unit, tmp_path, sizes):
+    for turn in range(60):
+        index.add(np.arange(30), unit(30, seed=turn))
+        settle(index)
+    index.keep(1)
+    assert len(index) == 30
+    assert sum(len(each.segment) for each in index._state.sealed) + index._state.growing.length <= 40
+    assert len(list(tmp_path.iterdir())) == 1 + len(index._state.sealed)
 
 
 class AgainstADict(RuleBasedStateMachine):
@@ -151,7 +196,41 @@ class AgainstADict(RuleBasedStateMachine):
 
     def __init__(self):
         super().__init__()
-        self.index, self.known, self.drawn = FlatIndex(DIM), {}, np.random.default_rng(1)
+        self.folder = tempfile.TemporaryDirectory()
+        self.indexes = LocalIndexes(Path(self.folder.name), sizes=TINY)
+        self.index, self.known, self.drawn = self.indexes.of(OWNER, 0), {}, np.random.default_rng(1)
+        self.revision = 0
+
+    def teardown(self):
+        self.index.close()
+        self.indexes.close()
+        self.folder.cleanup()
+
+    @rule()
+    def build_all(self):
+        settle(self.index)
+
+    @rule()
+    def start_again(self):
+        self.revision += 1
+        self.index.keep(self.revision)
+        self.index.close()
+        self.index = self.indexes.of(OWNER, self.revision)
+        assert self.index.kept == self.revision
+
+    @rule(chosen=st.lists(st.integers(0, 35), max_size=20, unique=True), k=st.integers(0, 20))
+    def search_among(self, chosen, k):
+        probe = np.eye(DIM, dtype=np.float32)[3]
+        ranked = sorted((row for row in chosen if row in self.known), key=lambda row: -float(probe @ self.known[row]))[
+            :k
+        ]
+        state, threads = self.index._state, self.index._means.threads
+        for matches in (
+            self.index.search(probe[None], k, among=rows(*chosen)),
+            state.best(probe[None], k, np.unique(rows(*chosen)), threads),
+            state.search_among(probe[None], k, np.unique(rows(*chosen)), threads),
+        ):
+            assert [row for row in matches.rows[0] if row != NOBODY] == ranked
 
     @rule(chosen=st.lists(st.integers(0, 30), max_size=12))
     def add(self, chosen):
@@ -175,31 +254,27 @@ class AgainstADict(RuleBasedStateMachine):
         matches = self.index.search(probe[np.newaxis], k)
         assert [row for row in matches.rows[0] if row != NOBODY] == ranked
         expected = [float(probe @ self.known[row]) for row in ranked]
-        np.testing.assert_allclose(matches.scores[0, : len(ranked)], expected, atol=1e-6)
+        np.testing.assert_allclose(matches.scores[0, : len(ranked)], expected, atol=CLOSE)
 
     @invariant()
-    def holds_the_same(self):
+    def holds_as_many(self):
         assert len(self.index) == len(self.known)
-        held, vectors = self.index.contents()
-        assert dict(zip(held.tolist(), vectors.tolist(), strict=True)) == {
-            row: v.tolist() for row, v in self.known.items()
-        }
 
     @invariant()
     def scores_the_same(self):
         probe = np.eye(DIM, dtype=np.float32)[:1]
         expected = [self.known[row][0] if row in self.known else np.nan for row in range(31)]
-        np.testing.assert_allclose(self.index.score(probe, np.arange(31))[0], expected, atol=1e-6)
+        np.testing.assert_allclose(self.index.score(probe, np.arange(31))[0], expected, atol=CLOSE)
 
 
 TestAgainstADict = AgainstADict.TestCase
-TestAgainstADict.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
+TestAgainstADict.settings = settings(max_examples=25, stateful_step_count=20, deadline=None)
 
 
-def test_searches_beside_changes_are_never_wrong(unit):
+def test_searches_beside_changes_are_never_wrong(index, unit):
     """Each row has its own direction for ever, so whatever is found must have the score that belongs to it."""
     directions = unit(400)
-    index, stop, faults = FlatIndex(DIM), threading.Event(), []
+    stop, faults = threading.Event(), []
     index.add(np.arange(100), directions[:100])
 
     def look(seed):
@@ -209,14 +284,14 @@ def test_searches_beside_changes_are_never_wrong(unit):
             matches = index.search(probes, 10)
             true = np.einsum("md,mkd->mk", probes, directions[matches.rows])
             found = matches.rows != NOBODY
-            if not np.allclose(matches.scores[found], true[found], atol=1e-5) or not found[:, 0].all():
+            if not np.allclose(matches.scores[found], true[found], atol=CLOSE) or not found[:, 0].all():
                 faults.append(matches)
             if any(len(set(each[each != NOBODY])) != (each != NOBODY).sum() for each in matches.rows):
                 faults.append("twice")
             scores = index.score(probes, matches.rows[0])
             held = ~np.isnan(scores) & found[0]
             true = probes @ directions[matches.rows[0]].T
-            if not np.allclose(scores[held], true[held], atol=1e-5):
+            if not np.allclose(scores[held], true[held], atol=CLOSE):
                 faults.append(scores)
 
     lookers = [threading.Thread(target=look, args=(seed,)) for seed in range(3)]
@@ -229,8 +304,6 @@ def test_searches_beside_changes_are_never_wrong(unit):
             index.add(some, directions[some])
         else:
             index.remove(some)
-        held, vectors = index.contents()
-        np.testing.assert_array_equal(vectors, directions[held])
     stop.set()
     for looker in lookers:
         looker.join()

@@ -1,0 +1,244 @@
+"""Search through sealed segments: coarse codes for everybody, exact scores for those who may be the mate.
+
+Every part of the codes gives its best few. A coarse score says how high the cosine may be at most,
+
+    hope = coarse / slope + 3.3 spread
+
+so that less than one mate in a thousand hopes for less than its cosine. Candidates are scored exactly in the order of
+their hopes until no hope that is left exceeds the best cosine found, or 0.3, under which nobody is a mate. A part whose
+last candidate still hopes for more is looked through again, deeper. A clear probe is thus done after some hundred exact
+scores, and one of low quality, whose best cosine is low, takes as many as it needs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.errors import StorageError
+from service.gallery.embeddings import Rows
+from service.gallery.index.codes import Bits, Part
+from service.gallery.index.protocol import Matches
+from service.gallery.index.rows import Positions, Vectors, scores
+from service.gallery.index.segment import Segment, unpacked
+from service.gallery.index.threads import Threads
+
+SURE: Final = 3.3
+"""Spreads by which a mate's coarse score falls short at most, but for one mate in two thousand."""
+
+LEAST: Final = 0.3
+"""Cosine under which nobody is looked for."""
+
+DEPTH: Final = 4096
+"""Candidates that all parts together give at first,"""
+LEAST_DEPTH: Final = 128
+"""and each at least."""
+DEEPER: Final = 8
+DEEPEST: Final = 8192
+"""Candidates of a part at most."""
+
+STEP: Final = 256
+"""Candidates scored exactly at first; then twice as many, and so on."""
+
+MANY: Final = 2048
+"""Of more than so many wanted, everybody is scored exactly."""
+
+SLICE: Final = 1 << 16
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sealed:
+    """A segment at one moment.
+
+    Attributes:
+        segment: what it holds.
+        parts: its codes in memory.
+        bits: which of its positions are alive.
+        living: how many.
+    """
+
+    segment: Segment
+    parts: Sequence[Part]
+    bits: Bits
+    living: int
+
+    @property
+    def alive(self) -> NDArray[np.bool_]:
+        """Which of its positions are alive, as flags."""
+        return unpacked(self.bits, len(self.segment))
+
+    def without(self, rows: Rows) -> tuple[Sealed, int]:
+        """The moment after rows were removed, each given once, and how many were there."""
+        places = self.find(rows)
+        dead = places[places >= 0]
+        if not len(dead):
+            return self, 0
+        bits = self.bits.copy()
+        np.bitwise_and.at(bits, dead >> 3, ~(np.uint8(1) << (dead & 7).astype(np.uint8)))
+        return replace(self, bits=bits, living=self.living - len(dead)), len(dead)
+
+    def erase_dead(self) -> None:
+        """Overwrite the dead in the file.
+
+        Raises:
+            StorageError: the disk refuses.
+        """
+        dead = ~self.bits
+        if len(self.segment) % 8:
+            dead[-1] &= (1 << len(self.segment) % 8) - 1
+        try:
+            self.segment.erase(dead)
+        except OSError as error:
+            raise StorageError(f"what was removed cannot be erased: {error.strerror}") from error
+
+    def find(self, rows: Rows) -> Positions:
+        """Where living rows lie, shape (n,), and -1 for others."""
+        places = self.segment.find(rows)
+        alive = (self.bits[places >> 3] >> (places & 7).astype(np.uint8)) & 1
+        return np.where((places >= 0) & (alive == 1), places, -1)
+
+    def score(self, probes: Vectors, places: Positions) -> NDArray[np.float32]:
+        """Cosines of turned probes with what lies at these positions, (m, n)."""
+        return scores(self.segment.numbers, self.segment.scales, places, probes)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Candidates:
+    """Who may be the mate of one probe, the highest hope first: hopes, and where each lies."""
+
+    hopes: NDArray[np.float32]
+    segments: NDArray[np.int64]
+    places: Positions
+
+    @classmethod
+    def of(cls, hopes: NDArray[np.float32], segments: NDArray[np.int64], places: Positions) -> _Candidates:
+        order = np.argsort(-hopes)
+        order = order[places[order] >= 0]
+        return cls(hopes[order], segments[order], places[order])
+
+
+class Scan:
+    """A search of some probes through some segments.
+
+    Args:
+        sealed: the segments.
+        wanted: for each the positions that count; None counts the living.
+        threads: share the work.
+    """
+
+    def __init__(self, sealed: Sequence[Sealed], wanted: Sequence[Bits] | None, threads: Threads) -> None:
+        self._sealed = sealed
+        self._threads = threads
+        self._units = [(number, part) for number, each in enumerate(sealed) for part in each.parts]
+        self._bits = wanted if wanted is not None else [each.bits for each in sealed]
+        whole = [wanted is None and each.living == len(each.segment) for each in sealed]
+        self._masks = [None if whole[number] else self._mask(number, part) for number, part in self._units]
+
+    def _mask(self, number: int, part: Part) -> Bits:
+        return np.ascontiguousarray(self._bits[number][part.first // 8 : (part.first + part.count + 7) // 8])
+
+    def search(self, probes: Vectors, k: int) -> Matches:
+        """The k nearest of each turned probe."""
+        matches = Matches.none(len(probes), k)
+        if not self._units or not len(probes) or not k:
+            return matches
+        if k > MANY:
+            return self._through_all(probes, matches)
+        depth = max(k, LEAST_DEPTH, min(DEPTH // len(self._units), DEPTH))
+        hopes, places = self._look(range(len(self._units)), probes, depth)
+        for line, probe in enumerate(probes):
+            rows, found = self._ranked(probe[None], k, depth, hopes[:, line], places[:, line])
+            matches.rows[line, : len(rows)] = rows
+            matches.scores[line, : len(rows)] = found
+        return matches
+
+    def _look(self, units: Sequence[int], probes: Vectors, depth: int) -> tuple[NDArray[np.float32], Positions]:
+        """Hopes and positions of each part's best, (units, m, depth)."""
+
+        def one(unit: int) -> tuple[NDArray[np.float32], Positions]:
+            part = self._units[unit][1]
+            trust = part.trust
+            coarse, places = part.nearest(probes, depth, self._masks[unit])
+            found = places >= 0
+            hopes = np.full((len(probes), depth), -np.inf, np.float32)
+            filled = np.full((len(probes), depth), -1, np.int64)
+            hopes[:, : coarse.shape[1]][found] = coarse[found] / trust.slope + SURE * trust.spread
+            filled[:, : coarse.shape[1]] = places
+            return hopes, filled
+
+        found = self._threads.each(one, units)
+        return np.stack([each[0] for each in found]), np.stack([each[1] for each in found])
+
+    def _ranked(
+        self, probe: Vectors, k: int, depth: int, hopes: NDArray[np.float32], places: Positions
+    ) -> tuple[Rows, NDArray[np.float32]]:
+        numbers = np.array([number for number, _ in self._units])
+        ends = hopes[:, -1].copy()
+        candidates = _Candidates.of(hopes.ravel(), np.repeat(numbers, depth), places.ravel())
+        rows: list[Rows] = []
+        found: list[NDArray[np.float32]] = []
+        best = LEAST
+        done, step = 0, max(STEP, 4 * k)
+        while True:
+            while done < len(candidates.places) and (done == 0 or candidates.hopes[done] > best):
+                some = slice(done, done + step)
+                told = self._exactly(probe, candidates.segments[some], candidates.places[some])
+                rows.append(told[0])
+                found.append(told[1])
+                best = max(best, float(told[1].max()))
+                done, step = done + step, 2 * step
+            shallow = np.flatnonzero(ends > best)
+            if not len(shallow) or depth >= DEEPEST:
+                break
+            seen, depth = depth, min(depth * DEEPER, DEEPEST)
+            more, further = self._look(shallow.tolist(), probe, depth)
+            ends[:] = -np.inf
+            ends[shallow] = more[:, 0, -1]
+            candidates = _Candidates.of(
+                more[:, 0, seen:].ravel(), np.repeat(numbers[shallow], depth - seen), further[:, 0, seen:].ravel()
+            )
+            done = 0
+        if not rows:
+            return np.empty(0, np.int64), np.empty(0, np.float32)
+        every, scored = np.concatenate(rows), np.concatenate(found)
+        # A part that is looked through again may order equal codes otherwise, so the same row may come twice.
+        unique = np.unique(every, return_index=True)[1]
+        order = unique[np.argsort(-scored[unique])][:k]
+        return every[order], scored[order]
+
+    def _exactly(
+        self, probe: Vectors, segments: NDArray[np.int64], places: Positions
+    ) -> tuple[Rows, NDArray[np.float32]]:
+        rows, found = np.empty(len(places), np.int64), np.empty(len(places), np.float32)
+        order = np.lexsort((places, segments))
+        edges = np.searchsorted(segments[order], np.arange(len(self._sealed) + 1))
+        for number in np.flatnonzero(np.diff(edges)).tolist():
+            some = order[edges[number] : edges[number + 1]]
+            here = places[some]
+            rows[some] = self._sealed[number].segment.rows[here]
+            found[some] = self._sealed[number].score(probe, here)[0]
+        return rows, found
+
+    def _through_all(self, probes: Vectors, matches: Matches) -> Matches:
+        k = matches.rows.shape[1]
+        slices = [
+            (number, first) for number, each in enumerate(self._sealed) for first in range(0, len(each.segment), SLICE)
+        ]
+
+        def one(where: tuple[int, int]) -> tuple[Rows, NDArray[np.float32]]:
+            number, first = where
+            bits = self._bits[number][first // 8 : (first + SLICE) // 8]
+            count = min(SLICE, len(self._sealed[number].segment) - first)
+            places = first + np.flatnonzero(unpacked(bits, count))
+            return self._sealed[number].segment.rows[places], self._sealed[number].score(probes, places)
+
+        told = self._threads.each(one, slices)
+        rows, found = np.concatenate([each[0] for each in told]), np.concatenate([each[1] for each in told], axis=1)
+        order = np.argsort(-found, axis=1)[:, :k]
+        matches.rows[:, : order.shape[1]] = rows[order]
+        matches.scores[:, : order.shape[1]] = np.take_along_axis(found, order, axis=1)
+        return matches
