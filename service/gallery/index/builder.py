@@ -58,6 +58,11 @@ class Builder:
             self._changed.wait_for(lambda: self._current is not index)
             self._asking.pop(index, None)
 
+    def settle(self) -> None:
+        """Wait until nothing is due any more."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._current is None and not self._asking)
+
     def close(self) -> None:
         """End, after what is being built; indexes that ask are no longer heard."""
         with self._changed:

@@ -21,7 +21,7 @@ Order: TypeAlias = Callable[[int, Rows], NDArray[Any]]
 """A gallery and some of its rows (n,) -> where each belongs (n,), anything that can be sorted: a region of the map.
 Rows of one region lie together in a segment, so that they are scored faster."""
 
-SAMPLE: Final = 16_384
+SAMPLE: Final = 8_192
 """Vectors that a book is learnt from,"""
 TRIED: Final = 4_096
 """and those that tell what it is worth."""

@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.gallery.embeddings import Embeddings
+from service.gallery.index.products import products
 from service.gallery.index.rows import Positions, Vectors
 
 Codes: TypeAlias = NDArray[np.uint8]
@@ -32,6 +33,11 @@ Bits: TypeAlias = NDArray[np.uint8]
 
 CENTROIDS: Final = 16
 MOST_PIECES: Final = 128
+
+ROUNDS: Final = 10
+TOGETHER: Final = 1024
+"""Rounds of learning, and vectors looked at together in it."""
+
 PART: Final = 1 << 18
 """Positions that one thread looks through at a time."""
 
@@ -74,16 +80,21 @@ class Layout:
 
 @functools.cache
 def rotation(layout: Layout) -> NDArray[np.float32]:
-    """The rotation of all vectors of a layout, shape (dim, width), the same on every machine up to rounding."""
+    """The rotation of all vectors of a layout, shape (width, dim), the same on every machine up to rounding."""
     # RandomState's stream is frozen, which that of the newer generators is not.
     drawn = np.random.RandomState(layout.width).standard_normal((layout.width, layout.width))
     turned, triangle = np.linalg.qr(drawn)
-    return np.ascontiguousarray((turned * np.sign(np.diag(triangle)))[: layout.dim], np.float32)
+    return np.ascontiguousarray((turned * np.sign(np.diag(triangle)))[:, : layout.dim], np.float32)
 
 
 def turned(vectors: Embeddings, layout: Layout) -> Vectors:
     """Vectors (n, dim) in the space of codes and rows, (n, width); cosines stay as they are."""
-    return vectors @ rotation(layout)
+    if len(vectors) < TOGETHER:
+        return products(vectors, rotation(layout))
+    across: Vectors = np.concatenate(
+        [vectors[low : low + TOGETHER] @ rotation(layout).T for low in range(0, len(vectors), TOGETHER)]
+    )
+    return across
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,16 +126,25 @@ class Book:
 
     @classmethod
     def trained(cls, layout: Layout, sample: Vectors) -> Book:
-        """Learn centroids from some thousand vectors, shape (n, width)."""
-        quantiser = faiss.ProductQuantizer(layout.width, layout.pieces, 4)
-        quantiser.cp.niter = 12
-        # Of few vectors some centroids stay unused, which harms nothing and is no reason to warn.
-        quantiser.cp.min_points_per_centroid = 1
-        if len(sample) < CENTROIDS:
-            sample = np.resize(sample, (CENTROIDS, layout.width))
-        quantiser.train(np.ascontiguousarray(sample))
-        centroids = faiss.vector_to_array(quantiser.centroids)
-        return cls(layout, centroids.reshape(layout.pieces, CENTROIDS, -1))
+        """Learn centroids from some thousand vectors, shape (n, width): Lloyd's algorithm on all pieces at once.
+
+        FAISS' own takes ten times as long here, through the BLAS of its wheel.
+        """
+        random = np.random.default_rng(0)
+        cut = np.ascontiguousarray(sample.reshape(len(sample), layout.pieces, -1).transpose(1, 0, 2))
+        first = random.choice(len(sample), CENTROIDS, replace=len(sample) < CENTROIDS)
+        centroids = cut[:, first].copy()
+        for _ in range(ROUNDS):
+            sums, counts = np.zeros_like(centroids), np.zeros(centroids.shape[:2], np.float32)
+            for low in range(0, len(sample), TOGETHER):
+                some = cut[:, low : low + TOGETHER]
+                likeness = some @ centroids.transpose(0, 2, 1) - np.square(centroids).sum(axis=2)[:, None] / 2
+                nearest = (likeness.argmax(axis=2)[..., None] == np.arange(CENTROIDS)).astype(np.float32)
+                sums += nearest.transpose(0, 2, 1) @ some
+                counts += nearest.sum(axis=1)
+            # A centroid that nothing is nearest to stays where it is.
+            centroids = np.where(counts[..., None] > 0, sums / np.maximum(counts, 1)[..., None], centroids)
+        return cls(layout, centroids)
 
     def encoded(self, vectors: Vectors) -> Codes:
         """The codes of vectors, shape (n, width)."""

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.gallery.embeddings import Embeddings, Rows
+from service.gallery.index.products import products
 from service.gallery.index.protocol import NOBODY, Matches
 
 BLOCK: Final = 4096
@@ -108,7 +109,7 @@ class Flat:
             scores = np.empty((len(probes), self.length), np.float32)
             for number, block in enumerate(self._blocks):
                 span = slice(number * BLOCK, min((number + 1) * BLOCK, self.length))
-                np.matmul(probes, block[: span.stop - span.start].T, out=scores[:, span])
+                products(probes, block[: span.stop - span.start], scores[:, span])
             scores[:, ~self._alive] = -np.inf
             best = highest(scores, found)
             matches.scores[:, :found] = np.take_along_axis(scores, best, axis=1)
@@ -121,7 +122,7 @@ class Flat:
         known = places != NOBODY
         scores = np.full((len(probes), len(rows)), np.nan, np.float32)
         if known.any():
-            scores[:, known] = probes @ self._at(places[known]).T
+            scores[:, known] = products(probes, self._at(places[known]))
         return scores
 
     def _find(self, rows: Rows) -> NDArray[np.int64]:

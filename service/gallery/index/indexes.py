@@ -77,6 +77,10 @@ class LocalIndexes:
                 log.info("deleting %s, which belongs to no gallery", path.name)
                 path.unlink(missing_ok=True)
 
+    def settle(self) -> None:
+        """Wait until all that has grown is sealed and merged."""
+        self._means.builder.settle()
+
     def close(self) -> None:
         """See `Indexes.close`."""
         self._means.builder.close()

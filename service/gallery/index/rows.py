@@ -14,6 +14,8 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from service.gallery.index.products import products
+
 Positions: TypeAlias = NDArray[np.int64]
 """Places in a segment, shape (n,)."""
 
@@ -65,5 +67,6 @@ def scores(numbers: Numbers, scales: NDArray[np.float32], positions: Positions, 
         together = int(some[-1]) - low == len(some) - 1 and bool((np.diff(some) == 1).all())
         taken = numbers[low : low + len(some)] if together else numbers.take(some, axis=0)
         scale = scales[low : low + len(some)] if together else scales.take(some)
-        found[:, first : first + BLOCK] = (probes @ taken.astype(np.float32).T) * scale
+        products(probes, taken.astype(np.float32), found[:, first : first + BLOCK])
+        found[:, first : first + BLOCK] *= scale
     return found

@@ -1,0 +1,379 @@
+"""The index: does the mate still come first, how fast, in how much memory: `python -m tests.bench.search`.
+
+A gallery of synthetic embeddings (`crowd`) is built, kept, and opened again as the service would open it. Exact answers
+come from a scan in float32 while it is built. With `--folder` what was built is kept and used again, and `--build` does
+only that. Ten million float32 vectors do not fit beside the rest, so flat peers are timed over one million that lie in
+memory, and their time is scaled by the number of people; each figure says so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+from service.gallery import bulk, galleries
+from service.gallery.catalog import Catalog
+from service.gallery.index.indexes import LocalIndexes
+from service.gallery.index.memory import used
+from service.gallery.index.protocol import Owner
+from service.gallery.records import NewTemplate, PersonFields
+from service.gallery.view import GalleryView
+from service.identify.fusion import fuse
+from tests.bench.crowd import BLOCK, KINDS, Crowd, Probes, blocks, crowd_of, faces_of, probes_of, stratum_of, with_faces
+from tests.bench.lfw_data import load_lfw, person_of
+from tests.bench.peers import peers
+from tests.bench.report import Report, note, parser
+
+BASE = 1_000_000_000
+"""Row of the first member of a crowd: far from the keys that the catalog will give to those who enrol."""
+
+REGION = 10_000
+"""People of a region."""
+
+RESIDENT = 1_000_000
+NEVER_KEPT = 1 << 40
+
+Figure = Callable[..., None]
+
+
+def main() -> None:
+    options = parser(__doc__ or "")
+    options.add_argument("--people", type=int, help="in the gallery (default 1,000,000; quick 60,000)")
+    options.add_argument("--kind", choices=(*KINDS, "mixed"), default="mixed", help="of the crowd")
+    options.add_argument("--dim", type=int, default=512, help="of the embeddings")
+    options.add_argument("--probes", type=int, default=200, help="a stratum and kind")
+    options.add_argument("--folder", type=Path, help="where what is built is kept")
+    options.add_argument("--build", action="store_true", help="build and end")
+    options.add_argument("--peers", type=int, default=0, help="compare with other indexes over so many people, and end")
+    asked = options.parse_args()
+    people = (asked.people or (60_000 if asked.quick else 1_000_000)) // BLOCK * BLOCK
+    lfw = load_lfw(asked.data)
+    folder = asked.folder or Path(tempfile.mkdtemp(prefix="vultus-bench-"))
+    folder.mkdir(exist_ok=True, parents=True)
+    try:
+        faces = faces_of(lfw, folder / "lfw.npz", most=400 if asked.quick else len(lfw.photos))
+        different = {person_of(name): face for name, face in faces.items()}
+        crowd = crowd_of(asked.kind, asked.dim, np.stack(list(different.values())))
+        report = Report("search")
+        if asked.peers:
+            peers(report, crowd, asked.peers // BLOCK * BLOCK, folder, asked.out, each=asked.probes)
+        else:
+            place = folder / f"{asked.kind}-{asked.dim}-{people}"
+            if not (place / "truth.npz").exists():
+                build(place, crowd, people, 20 if asked.quick else asked.probes, faces)
+            if not asked.build:
+                measure(report, Gallery(place), people, asked)
+        report.table()
+    finally:
+        if asked.folder is None:
+            shutil.rmtree(folder)
+
+
+class Gallery:
+    """What was built: a catalog whose gallery has an index, and the exact answers."""
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+        place.mkdir(exist_ok=True)
+        self.catalog = Catalog.open(place / "catalog.sqlite", secret=b"s" * 32, fuse=fuse)
+        told = place / "gallery.json"
+        if not told.exists():
+            raise SystemExit(f"{place} holds no gallery")
+        self.record = json.loads(told.read_text())
+        self.owner = Owner(self.catalog.id, self.record["pk"], "bench", self.record["dim"])
+
+    def open(self, threads: int) -> tuple[LocalIndexes, GalleryView]:
+        indexes = LocalIndexes(self.place, threads=threads, order=partial(by_region, self.record["regions"]))
+        return indexes, GalleryView(self.catalog, self.record["pk"], indexes, snapshot_every=NEVER_KEPT)
+
+
+def by_region(regions: int, _: int, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The region that each lives in, whatever the row."""
+    return (rows * 2_654_435_761 >> 12) % regions
+
+
+def build(place: Path, crowd: Crowd, people: int, each: int, faces: dict[str, NDArray[np.float32]]) -> None:
+    """Make the gallery's index and the exact answers."""
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir()
+    catalog = Catalog.open(place / "catalog.sqlite", secret=b"s" * 32, fuse=fuse)
+    with catalog.write() as tx:
+        gallery = galleries.create(tx, "bench", model="bench", model_digest="bench", dim=crowd.dim)
+    regions = max(1, people // REGION)
+    indexes = LocalIndexes(place, order=partial(by_region, regions))
+    index = indexes.of(Owner(catalog.id, gallery.pk, "bench", crowd.dim), 0)
+    probes = probes_of(crowd, people, each)
+    real = None
+    if crowd.kind in {"lfw", "mixed"}:
+        probes, real = with_faces(crowd, probes, faces, people)
+    began = time.monotonic()
+    for first, block in blocks(crowd, people):
+        index.add(BASE + first + np.arange(len(block)), block)
+        probes.watch(first, block)
+        if first % (50 * BLOCK) == 0:
+            note(f"{first:,} added after {time.monotonic() - began:.0f} s")
+    if real is not None:
+        index.add(BASE + people + np.arange(len(real)), real)
+        probes.watch(people, real)
+    indexes.settle()
+    index.keep(0)
+    index.close()
+    indexes.close()
+    took = time.monotonic() - began
+    catalog.close()
+    told = {"pk": gallery.pk, "dim": crowd.dim, "seconds": took, "regions": regions}
+    (place / "gallery.json").write_text(json.dumps(told))
+    np.savez(place / "truth.npz", **vars(probes))
+
+
+def measure(report: Report, gallery: Gallery, people: int, asked: argparse.Namespace) -> None:
+    """All figures over a gallery."""
+    how: dict[str, Any] = {"people": people, "kind": asked.kind, "dim": asked.dim}
+    figure = partial(report.figure, **how)
+    faiss.omp_set_num_threads(1)
+    figure("build_s", round(gallery.record["seconds"], 1), "s", with_exact_answers=True)
+    before = used()
+    for path in gallery.place.iterdir():
+        drop_from_cache(path)
+    for cold in (True, False):
+        began = time.perf_counter()
+        indexes, view = gallery.open(1)
+        figure("ready_s", round(time.perf_counter() - began, 3), "s", page_cache="empty" if cold else "full")
+        if cold:
+            view.abandon()
+            indexes.close()
+    held = np.load(gallery.place / "truth.npz")
+    probes = Probes(**{name: held[name] for name in held.files})
+    recall(figure, view, probes)
+    figure("resident_bytes_per_template", round((used() - before) / len(view), 1), "bytes")
+    ours = speed(figure, view, probes.vectors, people, asked.dim)
+    scoring(figure, view, probes.vectors, people, gallery.record["regions"])
+    view.abandon()
+    indexes.close()
+    indexes, view = gallery.open(2)
+    two = timed(searching(view, probes.vectors), 60)
+    figure("two_thread_speedup", round(ours / two, 2), "x", ms=round(1000 * two, 2))
+    beside(figure, gallery, view, probes.vectors, 4 if asked.quick else 20)
+    view.abandon()
+    indexes.close()
+    replay(figure, gallery, 1_000 if asked.quick else 10_000)
+
+
+def recall(figure: Figure, view: GalleryView, probes: Probes) -> None:
+    """Points of mates that the exact scan puts first and this index does not."""
+    found = np.array([view.search(probe[None], 21).rows[0, 0] - BASE for probe in probes.vectors])
+    strata = np.array([stratum_of(cosine) or 0.0 for cosine in probes.cosines])
+    worst: list[float] = []
+    for kind in np.unique(probes.kinds).tolist():
+        for stratum in np.unique(strata[strata > 0]).tolist():
+            here = (probes.kinds == kind) & (strata == stratum)
+            exact = probes.cosines[here] > probes.rivals[here]
+            ours = found[here] == probes.mates[here]
+            if not here.sum():
+                continue
+            lost = 100 * (exact.mean() - ours.mean())
+            worst.append(lost)
+            figure(
+                "mate_recall",
+                round(100 * ours.mean(), 2),
+                "%",
+                crowd=kind,
+                stratum=stratum,
+                exact=round(100 * exact.mean(), 2),
+                lost=int((exact & ~ours).sum()),
+                gained=int((ours & ~exact).sum()),
+                probes=int(here.sum()),
+            )
+    figure("mate_recall_loss", round(max(worst), 3), "points", strata=len(worst), probes=len(found))
+
+
+def searching(view: GalleryView, probes: NDArray[np.float32]) -> Callable[[], None]:
+    turn = iter(range(1 << 60))
+
+    def one() -> None:
+        view.search(probes[next(turn) % len(probes)][None], 21)
+
+    return one
+
+
+def timed(work: Callable[[], None], times: int) -> float:
+    """The median of some runs, in seconds, after one that does not count."""
+    spent = []
+    for _ in range(times + 1):
+        began = time.perf_counter()
+        work()
+        spent.append(time.perf_counter() - began)
+    return float(np.median(spent[1:]))
+
+
+def speed(figure: Figure, view: GalleryView, probes: NDArray[np.float32], people: int, dim: int) -> float:
+    """One probe on one thread, in turns with FAISS' flat float32 and int8."""
+    resident = min(people, RESIDENT)
+    some = np.random.default_rng(1).standard_normal((10_000, dim), np.float32)
+    some /= np.linalg.norm(some, axis=1, keepdims=True)
+    flat = faiss.IndexFlatIP(dim)
+    int8 = faiss.IndexScalarQuantizer(dim, faiss.ScalarQuantizer.QT_8bit_direct_signed, faiss.METRIC_INNER_PRODUCT)
+    for _ in range(resident // len(some)):
+        flat.add(some)
+        int8.add(np.rint(some * 127))
+    probe = probes[:1]
+    spent: dict[str, list[float]] = {"ours": [], "flat": [], "int8": []}
+    for _ in range(3):
+        spent["flat"].append(timed(lambda: flat.search(probe, 21), 3) * people / resident)
+        spent["int8"].append(timed(lambda: int8.search(probe, 21), 3) * people / resident)
+        spent["ours"].append(timed(searching(view, probes), 60))
+    ours, plain, small = (float(np.median(spent[name])) for name in ("ours", "flat", "int8"))
+    more = (
+        {"ms": round(1000 * ours, 3), "scaled_from": resident} if resident < people else {"ms": round(1000 * ours, 3)}
+    )
+    figure("speedup_over_flat", round(plain / ours, 1), "x", flat_ms=round(1000 * plain, 1), **more)
+    figure("speedup_over_int8", round(small / ours, 1), "x", int8_ms=round(1000 * small, 1), **more)
+    return ours
+
+
+def scoring(figure: Figure, view: GalleryView, probes: NDArray[np.float32], people: int, areas: int) -> None:
+    """Exact scores of given rows: scattered ones, and those of a region."""
+    random = np.random.default_rng(2)
+    spent = {}
+    for rows in (1_000, 10_000):
+        drawn = iter([BASE + random.choice(people, rows, replace=False) for _ in range(31)])
+        spent[rows] = timed(lambda drawn=drawn: view.score(probes[:1], next(drawn)), 30)
+        figure(f"score_{rows}_ms", round(1000 * spent[rows], 3), "ms")
+    everybody = np.arange(people) + BASE
+    homes = by_region(areas, 0, everybody)
+    chosen = np.arange(31) % areas
+    regions = iter([random.permutation(everybody[homes == region]) for region in chosen])
+    sizes: list[int] = []
+
+    def region() -> None:
+        rows = next(regions)
+        sizes.append(len(rows))
+        view.score(probes[:1], rows)
+
+    together = timed(region, 30)
+    scale = 10_000 / float(np.mean(sizes))
+    figure(
+        "region_speedup",
+        round(spent[10_000] / (together * scale), 2),
+        "x",
+        ms=round(1000 * together, 3),
+        people_of_it=int(np.mean(sizes)),
+    )
+
+
+def beside(figure: Figure, gallery: Gallery, view: GalleryView, probes: NDArray[np.float32], seconds: float) -> None:
+    """Searches at half the load that one client could ask for, without and with a thousand enrolments a second."""
+    pause = 2 * timed(searching(view, probes), 30)
+    quiet = paced(searching(view, probes), pause, seconds)
+    stop = threading.Event()
+    done: list[int] = []
+    enroller = threading.Thread(target=enrol, args=(gallery, view, stop, done))
+    began = time.perf_counter()
+    enroller.start()
+    busy = paced(searching(view, probes), pause, seconds)
+    stop.set()
+    enroller.join()
+    rate = sum(done) / (time.perf_counter() - began)
+    figure("enrolments_per_second", round(rate), "1/s", durable=True)
+    for share in (50, 99):
+        figure(
+            f"search_p{share}_ms_beside_enrolments",
+            round(1000 * float(np.percentile(busy, share)), 2),
+            "ms",
+            quiet_ms=round(1000 * float(np.percentile(quiet, share)), 2),
+            ratio=round(float(np.percentile(busy, share) / np.percentile(quiet, share)), 2),
+            searches=len(busy),
+        )
+
+
+def paced(work: Callable[[], None], pause: float, seconds: float) -> list[float]:
+    """Seconds of each run, one begun every `pause` seconds."""
+    spent, due, end = [], time.perf_counter(), time.perf_counter() + seconds
+    while due < end:
+        time.sleep(max(0.0, due - time.perf_counter()))
+        began = time.perf_counter()
+        work()
+        spent.append(time.perf_counter() - began)
+        due = max(due + pause, began)
+    return spent
+
+
+def enrol(gallery: Gallery, view: GalleryView, stop: threading.Event, done: list[int]) -> None:
+    """Fifty people every 50 ms: committed to disk, and found, before the next are looked at."""
+    dim, due = gallery.record["dim"], time.perf_counter()
+    random = np.random.default_rng(time.time_ns())
+    with gallery.catalog.read() as reading:
+        record = galleries.by_pk(reading, gallery.record["pk"])
+    while not stop.is_set():
+        due += 0.05
+        vectors = random.standard_normal((50, dim), np.float32)
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        given = additions(vectors)
+        with gallery.catalog.write() as tx:
+            revision = bulk.add(tx, record, {}, given)
+        view.catch_up(revision)
+        done.append(len(given))
+        time.sleep(max(0.0, due - time.perf_counter()))
+
+
+def additions(vectors: NDArray[np.float32]) -> list[bulk.Addition]:
+    """Somebody new for each vector."""
+    names = [os.urandom(10).hex() for _ in vectors]
+    return [
+        bulk.Addition(name, f"f_{name}", NewTemplate(name.ljust(64, "0"), vector, 0.9, (0, 0, 1, 1)), PersonFields())
+        for name, vector in zip(names, vectors, strict=True)
+    ]
+
+
+def replay(figure: Figure, gallery: Gallery, revisions: int) -> None:
+    """Start from what is kept and apply so many revisions, one person each."""
+    with gallery.catalog.read() as reading:
+        record = galleries.by_pk(reading, gallery.record["pk"])
+    indexes, view = gallery.open(1)
+    view.close()
+    indexes.close()
+    vectors = np.random.default_rng(4).standard_normal((revisions, record.dim), np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    with gallery.catalog.write() as tx:
+        reached = bulk.add(tx, record, {}, additions(vectors))
+        run = tx.connection.exec_driver_sql
+        run(
+            "UPDATE people SET revision = ? + pk - (SELECT min(pk) FROM people WHERE revision = ?) WHERE revision = ?",
+            (reached, reached, reached),
+        )
+        run("UPDATE galleries SET revision = ? WHERE pk = ?", (reached + revisions - 1, record.pk))
+    spent = []
+    for changes in (revisions, 0):
+        began = time.perf_counter()
+        indexes, view = gallery.open(1)
+        spent.append(time.perf_counter() - began)
+        if changes:
+            view.close()
+        else:
+            view.abandon()
+        indexes.close()
+    figure("replay_s", round(spent[0] - spent[1], 3), "s", revisions=revisions)
+
+
+def drop_from_cache(path: Path) -> None:
+    """Let the system forget what it read of a file."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+if __name__ == "__main__":
+    main()
