@@ -78,9 +78,9 @@ class GalleryView:
         """How many people can be found."""
         return len(self._index)
 
-    def search(self, probes: ArrayLike, k: int) -> Matches:
+    def search(self, probes: ArrayLike, k: int, among: Rows | None = None) -> Matches:
         """See `VectorIndex.search`."""
-        return self._index.search(probes, k)
+        return self._index.search(probes, k, among)
 
     def score(self, probes: ArrayLike, rows: Rows) -> NDArray[np.float32]:
         """See `VectorIndex.score`."""

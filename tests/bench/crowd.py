@@ -142,7 +142,9 @@ def probes_of(crowd: Crowd, count: int, each: int) -> Probes:
     return Probes(vectors, rows, wanted, named, np.full(len(rows), -1, np.float32))
 
 
-def with_faces(crowd: Crowd, probes: Probes, faces: dict[str, Vectors], first: int) -> tuple[Probes, Vectors]:
+def with_faces(
+    crowd: Crowd, probes: Probes, faces: dict[str, Vectors], first: int, most: int
+) -> tuple[Probes, Vectors]:
     """Add probes of real faces; returns all probes, and the embeddings to be enrolled under rows from `first` on."""
     photos: dict[str, list[str]] = {}
     for name in sorted(faces):
@@ -152,6 +154,7 @@ def with_faces(crowd: Crowd, probes: Probes, faces: dict[str, Vectors], first: i
     turn[np.arange(len(turn)), np.arange(len(turn))] = 1
     values, axes = np.linalg.eigh(np.cov(np.stack([faces[names[0]] for names in photos.values()]).T))
     turn = (axes[:, np.argsort(-values)] @ turn).astype(np.float32)
+    several = several[:most]
     enrolled = np.stack([faces[names[0]] for names in several]) @ turn
     mates = np.array([place for place, names in enumerate(several) for _ in names[1:2]])
     vectors = np.stack([faces[name] for names in several for name in names[1:2]]) @ turn

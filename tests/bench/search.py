@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from service.gallery import bulk, galleries
 from service.gallery.catalog import Catalog
 from service.gallery.index.indexes import LocalIndexes
+from service.gallery.index.local import Sizes
 from service.gallery.index.memory import used
 from service.gallery.index.protocol import Owner
 from service.gallery.records import NewTemplate, PersonFields
@@ -44,6 +45,9 @@ REGION = 10_000
 """People of a region."""
 
 RESIDENT = 1_000_000
+
+AT_ONCE = Sizes(flat=1 << 17, growing=1 << 17, fan=8, waiting=1 << 18)
+"""Nobody searches while it is built, so larger pieces are sealed."""
 NEVER_KEPT = 1 << 40
 
 Figure = Callable[..., None]
@@ -113,12 +117,12 @@ def build(place: Path, crowd: Crowd, people: int, each: int, faces: dict[str, ND
     with catalog.write() as tx:
         gallery = galleries.create(tx, "bench", model="bench", model_digest="bench", dim=crowd.dim)
     regions = max(1, people // REGION)
-    indexes = LocalIndexes(place, order=partial(by_region, regions))
+    indexes = LocalIndexes(place, order=partial(by_region, regions), sizes=AT_ONCE)
     index = indexes.of(Owner(catalog.id, gallery.pk, "bench", crowd.dim), 0)
     probes = probes_of(crowd, people, each)
     real = None
     if crowd.kind in {"lfw", "mixed"}:
-        probes, real = with_faces(crowd, probes, faces, people)
+        probes, real = with_faces(crowd, probes, faces, people, 5 * each)
     began = time.monotonic()
     for first, block in blocks(crowd, people):
         index.add(BASE + first + np.arange(len(block)), block)

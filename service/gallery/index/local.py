@@ -115,6 +115,7 @@ class LocalIndex:
         self._closed = False
         self._costs = Costs()
         self._kept, self._state = self._found(newest)
+        self._named = {each.segment.path.name for each in self._state.sealed}
         means.builder.ask(self)
 
     @property
@@ -206,7 +207,7 @@ class LocalIndex:
                     self._path.unlink(missing_ok=True)
                     self._kept = NEVER
                 raise
-            self._kept = revision
+            self._kept, self._named = revision, {each.name for each in named}
             for path in files - {each.segment.path for each in state.sealed} - drafts:
                 path.unlink(missing_ok=True)
 
@@ -312,6 +313,7 @@ class LocalIndex:
     def _merge(self, old: tuple[Sealed, ...]) -> None:
         if not any(each.living for each in old):
             self._put(old, ())
+            self._discard(old)
             return
         source, segments, positions = building.living(old)
         with self._draft() as path:
@@ -326,12 +328,20 @@ class LocalIndex:
                 made = _sealed(segment, parts, alive)
                 self._put(old, (made,))
             made.erase_dead()
+        self._discard(old)
 
     def _put(self, old: tuple[Sealed, ...], new: tuple[Sealed, ...]) -> None:
         gone = {each.segment.path for each in old}
         with self._changing:
             rest = tuple(each for each in self._state.sealed if each.segment.path not in gone)
             self._state = State(self._layout, rest + new, self._state.growing)
+
+    def _discard(self, old: tuple[Sealed, ...]) -> None:
+        """Delete files that no snapshot names; the others go with the next snapshot."""
+        with self._keeping:
+            for each in old:
+                if each.segment.path.name not in self._named:
+                    each.segment.path.unlink(missing_ok=True)
 
     @contextmanager
     def _draft(self) -> Iterator[Path]:

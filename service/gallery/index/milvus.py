@@ -111,13 +111,16 @@ class MilvusIndex:
         """See `VectorIndex.remove`."""
         return self._bring_about(dict.fromkeys(np.asarray(rows, dtype=np.int64).tolist()))
 
-    def search(self, probes: ArrayLike, k: int) -> Matches:
-        """See `VectorIndex.search`.
+    def search(self, probes: ArrayLike, k: int, among: Rows | None = None) -> Matches:
+        """See `VectorIndex.search`; with `among` those are fetched and compared here.
 
         Raises:
             ValueError: more matches are wanted, and there, than `MOST_MATCHES`.
         """
         vectors = checked(probes, self.dim)
+        if among is not None:
+            rows = np.unique(np.asarray(among, dtype=np.int64))
+            return Matches.best(rows, self.score(vectors, rows), k)
         matches = Matches.none(len(vectors), k)
         wanted = min(k, self._count)
         if wanted > MOST_MATCHES:

@@ -39,6 +39,17 @@ class Matches:
         """Nobody at all."""
         return cls(np.full((probes, k), NOBODY, dtype=np.int64), np.full((probes, k), -np.inf, dtype=np.float32))
 
+    @classmethod
+    def best(cls, rows: Rows, scores: NDArray[np.float32], k: int) -> Matches:
+        """The k best of rows (n,), each given once, by their scores (m, n); NaN for rows that are not there."""
+        matches = cls.none(len(scores), k)
+        found = min(k, len(rows))
+        order = np.argsort(np.where(np.isnan(scores), np.inf, -scores), axis=1)[:, :found]
+        told = np.take_along_axis(scores, order, axis=1)
+        matches.rows[:, :found] = np.where(np.isnan(told), NOBODY, rows[order])
+        matches.scores[:, :found] = np.where(np.isnan(told), -np.inf, told)
+        return matches
+
 
 @dataclass(frozen=True, slots=True)
 class Owner:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from service.gallery.embeddings import Embeddings, Rows
 from service.gallery.index.codes import Layout, turned
 from service.gallery.index.flat import Flat, highest
-from service.gallery.index.protocol import NOBODY, Matches
+from service.gallery.index.protocol import Matches
 from service.gallery.index.sealed import Scan, Sealed
 from service.gallery.index.segment import packed
 from service.gallery.index.threads import Threads
@@ -72,15 +72,7 @@ class State:
 
     def best(self, probes: Embeddings, k: int, rows: Rows, threads: Threads) -> Matches:
         """The k nearest of these rows, each given once, by scoring them all."""
-        scores = self.score(probes, rows, threads)
-        matches = Matches.none(len(probes), k)
-        found = min(k, len(rows))
-        if found and len(probes):
-            scores[np.isnan(scores)] = -np.inf
-            best = highest(scores, found)
-            matches.scores[:, :found] = np.take_along_axis(scores, best, axis=1)
-            matches.rows[:, :found] = np.where(np.isneginf(matches.scores[:, :found]), NOBODY, rows[best])
-        return matches
+        return Matches.best(rows, self.score(probes, rows, threads), k)
 
     def score(self, probes: Embeddings, rows: Rows, threads: Threads) -> NDArray[np.float32]:
         """See `VectorIndex.score`."""
