@@ -6,10 +6,11 @@ import sys
 import numpy as np
 import pytest
 
+from tests.bench.crowd import BLOCK, STRATA, crowd_of, probes_of, stratum_of
 from tests.bench.lfw import accuracy_of_fold, all_pairs, open_set
 
 
-@pytest.mark.parametrize("bench", ["lfw", "encode", "load", "ranges", "priors", "bulk"])
+@pytest.mark.parametrize("bench", ["lfw", "encode", "load", "ranges", "priors", "bulk", "search"])
 def test_without_lfw_a_bench_says_so_and_exits_with_2(bench, tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", f"tests.bench.{bench}", "--quick", "--data", str(tmp_path)],
@@ -65,3 +66,30 @@ def test_open_set_counts_a_mate_as_missed_when_it_is_not_first_or_not_above_the_
     first = np.array([True, False, True, False])
     fnir, rank1 = open_set(scores, first, unknown)
     assert (fnir, rank1) == (0.75, 0.5)
+
+
+def test_a_crowd_made_after_faces_has_the_spread_of_their_impostors():
+    faces = np.random.default_rng(1).standard_normal((3000, 64)) * np.linspace(1, 0.2, 64) + 0.1
+    faces = (faces / np.linalg.norm(faces, axis=1, keepdims=True)).astype(np.float32)
+    crowd = crowd_of("lfw", 256, faces)
+    block = crowd.block(0)[:3000]
+    apart = ~np.eye(3000, dtype=bool)
+    ours, theirs = (block @ block.T)[apart], (faces @ faces.T)[apart]
+    assert ours.mean() == pytest.approx(theirs.mean(), abs=0.02)
+    assert ours.std() == pytest.approx(theirs.std(), rel=0.1)
+
+
+def test_probes_have_the_cosine_of_their_stratum_and_rivals_are_the_best_of_all_others():
+    crowd = crowd_of("mixed", 32, np.random.default_rng(1).standard_normal((200, 32)).astype(np.float32))
+    probes = probes_of(crowd, 3 * BLOCK, 4)
+    members = np.concatenate([crowd.block(number) for number in range(3)])
+    for number in range(3):
+        probes.watch(BLOCK * number, crowd.block(number))
+    for probe, mate, cosine, rival in zip(probes.vectors, probes.mates, probes.cosines, probes.rivals, strict=True):
+        assert float(probe @ members[mate]) == pytest.approx(cosine, abs=1e-5)
+        assert rival == pytest.approx(max(np.delete(members @ probe, mate)), abs=1e-5)
+    assert len(probes.mates) == 3 * len(STRATA) * 4
+
+
+def test_a_cosine_belongs_to_the_highest_stratum_below_it():
+    assert [stratum_of(cosine) for cosine in (0.34, 0.35, 0.449, 0.9)] == [None, 0.35, 0.4, 0.6]

@@ -30,7 +30,7 @@ from service.gallery.index import building, memory, snapshot
 from service.gallery.index.builder import Builder, Cancelled
 from service.gallery.index.codes import Bits, Layout, Part
 from service.gallery.index.flat import Flat
-from service.gallery.index.planner import FEW, Costs
+from service.gallery.index.planner import FEW, Costs, Way
 from service.gallery.index.protocol import NEVER, NOBODY, Matches, Owner
 from service.gallery.index.sealed import Sealed
 from service.gallery.index.segment import Segment, packed, unpacked
@@ -39,6 +39,9 @@ from service.gallery.index.threads import Threads
 
 SUFFIX: Final = ".snapshot"
 SEGMENT: Final = ".segment"
+
+TRIED: Final = 2_000
+"""Rows scored to learn what that costs."""
 
 DEAD: Final = 0.25
 """Share of dead places from which the living move elsewhere."""
@@ -58,7 +61,7 @@ class Sizes:
         waiting: growing vectors at which those who add wait for the builder.
     """
 
-    flat: int = 1 << 16
+    flat: int = 1 << 15
     growing: int = 1 << 14
     fan: int = 4
     most: int = 1 << 20
@@ -114,6 +117,7 @@ class LocalIndex:
         self._owed = False
         self._closed = False
         self._costs = Costs()
+        self._measured = False
         self._kept, self._state = self._found(newest)
         self._named = {each.segment.path.name for each in self._state.sealed}
         means.builder.ask(self)
@@ -166,6 +170,8 @@ class LocalIndex:
         if among is None:
             return state.search(vectors, k, threads)
         rows = np.unique(np.asarray(among, dtype=np.int64))
+        if not self._measured and state.sealed:
+            self._measure(state)
         way = self._costs.choose(len(rows), state.living)
         began = time.perf_counter()
         if way == "direct":
@@ -267,6 +273,22 @@ class LocalIndex:
         sealed = _sealed(segment, self._means.parts(segment), alive)
         sealed.erase_dead()
         return sealed
+
+    def _measure(self, state: State) -> None:
+        """Learn what each way costs here, by going each way once."""
+        self._measured = True
+        threads, rows = self._means.threads, state.sealed[0].segment.rows[:TRIED]
+        probe = np.eye(1, self.dim, dtype=np.float32)
+        ways: dict[Way, tuple[Callable[[], object], int]] = {
+            "direct": (lambda: state.best(probe, 1, rows, threads), len(rows)),
+            "filtered": (lambda: state.search_among(probe, 1, rows, threads), state.living),
+            "full": (lambda: state.search(probe, 1, threads), state.living),
+        }
+        for way, (go, read) in ways.items():
+            go()
+            began = time.perf_counter()
+            go()
+            self._costs.seconds[way] = (time.perf_counter() - began) / max(1, read)
 
     def _has_room(self) -> bool:
         return self._state.growing.length < self._means.sizes.waiting or self._stuck or self._closed

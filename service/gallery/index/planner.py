@@ -21,7 +21,7 @@ WEIGHT: Final = 0.1
 
 @dataclass(slots=True)
 class Costs:
-    """Seconds a row of each way. What is learnt comes from searches as they run; until then it is a guess for any CPU.
+    """Seconds a row of each way, learnt from searches as they run; an index goes each way once before it chooses.
 
     Attributes:
         seconds: cost of a row given (direct), or of a row of the index (the others).
