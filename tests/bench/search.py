@@ -33,6 +33,7 @@ from service.gallery.index.protocol import Owner
 from service.gallery.records import NewTemplate, PersonFields
 from service.gallery.view import GalleryView
 from service.identify.fusion import fuse
+from tests.bench.copies import multiplied
 from tests.bench.crowd import BLOCK, KINDS, Crowd, Probes, blocks, crowd_of, faces_of, probes_of, stratum_of, with_faces
 from tests.bench.lfw_data import load_lfw, person_of
 from tests.bench.peers import peers
@@ -41,8 +42,11 @@ from tests.bench.report import Report, note, parser
 BASE = 1_000_000_000
 """Row of the first member of a crowd: far from the keys that the catalog will give to those who enrol."""
 
-REGION = 10_000
-"""People of a region."""
+REGIONS = 1_000
+"""As many people live in a region of a million."""
+
+FACES = -5_000
+"""Where the rows of real faces begin, from `BASE` on."""
 
 RESIDENT = 1_000_000
 
@@ -59,6 +63,7 @@ def main() -> None:
     options.add_argument("--kind", choices=(*KINDS, "mixed"), default="mixed", help="of the crowd")
     options.add_argument("--dim", type=int, default=512, help="of the embeddings")
     options.add_argument("--probes", type=int, default=200, help="a stratum and kind")
+    options.add_argument("--copies", type=int, default=1, help="of the crowd, each turned another way (see copies.py)")
     options.add_argument("--folder", type=Path, help="where what is built is kept")
     options.add_argument("--build", action="store_true", help="build and end")
     options.add_argument("--peers", type=int, default=0, help="compare with other indexes over so many people, and end")
@@ -78,8 +83,10 @@ def main() -> None:
             place = folder / f"{asked.kind}-{asked.dim}-{people}"
             if not (place / "truth.npz").exists():
                 build(place, crowd, people, 20 if asked.quick else asked.probes, faces)
+            if asked.copies > 1:
+                place = multiplied(place, crowd, people, asked.copies)
             if not asked.build:
-                measure(report, Gallery(place), people, asked)
+                measure(report, Gallery(place), people * asked.copies, asked)
         report.table()
     finally:
         if asked.folder is None:
@@ -100,13 +107,13 @@ class Gallery:
         self.owner = Owner(self.catalog.id, self.record["pk"], "bench", self.record["dim"])
 
     def open(self, threads: int) -> tuple[LocalIndexes, GalleryView]:
-        indexes = LocalIndexes(self.place, threads=threads, order=partial(by_region, self.record["regions"]))
+        indexes = LocalIndexes(self.place, threads=threads, order=partial(by_region, self.record["stride"]))
         return indexes, GalleryView(self.catalog, self.record["pk"], indexes, snapshot_every=NEVER_KEPT)
 
 
-def by_region(regions: int, _: int, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The region that each lives in, whatever the row."""
-    return (rows * 2_654_435_761 >> 12) % regions
+def by_region(stride: int, _: int, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The region that each lives in, whatever the row; that of a copy is that of the original."""
+    return ((rows - BASE) % stride * 2_654_435_761 >> 12) % REGIONS
 
 
 def build(place: Path, crowd: Crowd, people: int, each: int, faces: dict[str, NDArray[np.float32]]) -> None:
@@ -116,13 +123,14 @@ def build(place: Path, crowd: Crowd, people: int, each: int, faces: dict[str, ND
     catalog = Catalog.open(place / "catalog.sqlite", secret=b"s" * 32, fuse=fuse)
     with catalog.write() as tx:
         gallery = galleries.create(tx, "bench", model="bench", model_digest="bench", dim=crowd.dim)
-    regions = max(1, people // REGION)
-    indexes = LocalIndexes(place, order=partial(by_region, regions), sizes=AT_ONCE)
-    index = indexes.of(Owner(catalog.id, gallery.pk, "bench", crowd.dim), 0)
+    stride = people + 10_000
+    indexes = LocalIndexes(place, order=partial(by_region, stride), sizes=AT_ONCE)
+    owner = Owner(catalog.id, gallery.pk, "bench", crowd.dim)
+    index = indexes.of(owner, 0)
     probes = probes_of(crowd, people, each)
     real = None
     if crowd.kind in {"lfw", "mixed"}:
-        probes, real = with_faces(crowd, probes, faces, people, 5 * each)
+        probes, real = with_faces(crowd, probes, faces, FACES, 5 * each)
     began = time.monotonic()
     for first, block in blocks(crowd, people):
         index.add(BASE + first + np.arange(len(block)), block)
@@ -130,15 +138,20 @@ def build(place: Path, crowd: Crowd, people: int, each: int, faces: dict[str, ND
         if first % (50 * BLOCK) == 0:
             note(f"{first:,} added after {time.monotonic() - began:.0f} s")
     if real is not None:
-        index.add(BASE + people + np.arange(len(real)), real)
-        probes.watch(people, real)
-    indexes.settle()
-    index.keep(0)
-    index.close()
-    indexes.close()
+        index.add(BASE + FACES + np.arange(len(real)), real)
+        probes.watch(FACES, real)
+    for sizes in (AT_ONCE, Sizes()):
+        # The second time as the service does it.
+        indexes.settle()
+        index.keep(0)
+        index.close()
+        indexes.close()
+        if sizes is AT_ONCE:
+            indexes = LocalIndexes(place, order=partial(by_region, stride))
+            index = indexes.of(owner, 0)
     took = time.monotonic() - began
     catalog.close()
-    told = {"pk": gallery.pk, "dim": crowd.dim, "seconds": took, "regions": regions}
+    told = {"pk": gallery.pk, "dim": crowd.dim, "seconds": took, "stride": stride}
     (place / "gallery.json").write_text(json.dumps(told))
     np.savez(place / "truth.npz", **vars(probes))
 
@@ -164,7 +177,7 @@ def measure(report: Report, gallery: Gallery, people: int, asked: argparse.Names
     recall(figure, view, probes)
     figure("resident_bytes_per_template", round((used() - before) / len(view), 1), "bytes")
     ours = speed(figure, view, probes.vectors, people, asked.dim)
-    scoring(figure, view, probes.vectors, people, gallery.record["regions"])
+    scoring(figure, view, probes.vectors, people, gallery.record["stride"])
     view.abandon()
     indexes.close()
     indexes, view = gallery.open(2)
@@ -248,7 +261,7 @@ def speed(figure: Figure, view: GalleryView, probes: NDArray[np.float32], people
     return ours
 
 
-def scoring(figure: Figure, view: GalleryView, probes: NDArray[np.float32], people: int, areas: int) -> None:
+def scoring(figure: Figure, view: GalleryView, probes: NDArray[np.float32], people: int, stride: int) -> None:
     """Exact scores of given rows: scattered ones, and those of a region."""
     random = np.random.default_rng(2)
     spent = {}
@@ -257,8 +270,8 @@ def scoring(figure: Figure, view: GalleryView, probes: NDArray[np.float32], peop
         spent[rows] = timed(lambda drawn=drawn: view.score(probes[:1], next(drawn)), 30)
         figure(f"score_{rows}_ms", round(1000 * spent[rows], 3), "ms")
     everybody = np.arange(people) + BASE
-    homes = by_region(areas, 0, everybody)
-    chosen = np.arange(31) % areas
+    homes = by_region(stride, 0, everybody)
+    chosen = np.arange(31)
     regions = iter([random.permutation(everybody[homes == region]) for region in chosen])
     sizes: list[int] = []
 
