@@ -268,8 +268,7 @@ class LocalIndex:
         segment = Segment(self._folder / named.name, self._owner)
         if len(segment) != named.count:
             raise SnapshotError("a segment is not the one that the snapshot names")
-        alive = unpacked(bits, named.count)
-        segment.check(alive, self._means.threads)
+        alive = segment.check(unpacked(bits, named.count), self._means.threads)
         sealed = _sealed(segment, self._means.parts(segment), alive)
         sealed.erase_dead()
         return sealed

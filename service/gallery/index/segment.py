@@ -14,9 +14,10 @@ The file, little endian, every part beginning at a multiple of 64:
     numbers     n width, int8 or int16
     sums        8 n, of a row's scale and numbers
 
-A row that was removed is overwritten with zeros, so its sums say nothing any more; all others are checked at every
-opening. A sum is a . w over the 64-bit words w of a row, modulo 2^64, with fixed odd factors a: an error in one word
-never keeps it.
+A row that was removed is overwritten with zeros, and its sums with a mark; all others are checked at every opening.
+What bears the mark is dead, whatever a snapshot says: one that was written before knows nothing of the removal, and the
+catalog tells of it again. A sum is a . w over the 64-bit words w of a row, modulo 2^64, with fixed odd factors a: an
+error in one word never keeps it.
 """
 
 from __future__ import annotations
@@ -49,6 +50,9 @@ ALIGNMENT: Final = 64
 DIGEST_BYTES: Final = 32
 BLOCK: Final = 1 << 16
 """Rows written or checked at once."""
+
+ERASED: Final = np.uint64(2**64 - 1)
+"""In place of the sums of a row that was erased."""
 
 SPARSE: Final = 4
 """A table from rows to positions is kept up to this many times the rows that there are."""
@@ -171,22 +175,24 @@ class Segment:
         """How many vectors, those of the dead included."""
         return len(self.rows)
 
-    def check(self, alive: NDArray[np.bool_], threads: Threads) -> None:
-        """Compare every living row with its sums.
+    def check(self, alive: NDArray[np.bool_], threads: Threads) -> NDArray[np.bool_]:
+        """Compare every living row with its sums, and return who of them was not erased since.
 
         Raises:
             SnapshotError: one is damaged.
         """
+        left: NDArray[np.bool_] = alive & (self._code_sums != ERASED)
 
         def sound(first: int) -> bool:
             some = slice(first, first + BLOCK)
             wrong = _code_sums(self.rows[some], self.codes[some]) != self._code_sums[some]
             wrong |= _sums(self.scales[some], self.numbers[some]) != self._sums[some]
-            return not bool((wrong & alive[some]).any())
+            return not bool((wrong & left[some]).any())
 
         with read_or_damaged(self.path):
             if not all(threads.each(sound, range(0, len(self), BLOCK))):
                 raise SnapshotError(f"{self.path.name} is damaged")
+        return left
 
     def find(self, rows: Rows) -> Positions:
         """Where these rows lie or lay, shape (n,); -1 for those that were never here."""
@@ -224,7 +230,10 @@ class Segment:
         if len(positions):
             with self.path.open("r+b") as file:
                 codes, row = self.codes.shape[1], self.numbers.strides[0]
+                mark = ERASED.astype("<u8").tobytes()
                 for position in positions.tolist():
+                    os.pwrite(file.fileno(), mark, self._places.code_sums + 8 * position)
+                    os.pwrite(file.fileno(), mark, self._places.sums + 8 * position)
                     os.pwrite(file.fileno(), bytes(codes), self._places.codes + position * codes)
                     os.pwrite(file.fileno(), bytes(row), self._places.numbers + position * row)
                 os.fdatasync(file.fileno())
