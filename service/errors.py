@@ -280,6 +280,18 @@ class GalleryModelError(VultusError):
     status, code, title = 409, "gallery_model", "The gallery belongs to another model"
 
 
+class ReindexingError(VultusError):
+    """A gallery's move to another model cannot go on like this."""
+
+    status, code, title = 409, "reindexing", "The move to another model cannot go on"
+
+
+class WithoutCropsError(ReindexingError):
+    """Some faces have no crop that the other model could encode; `people` and `faces` count them."""
+
+    code, title = "without_crops", "Faces without a crop would be left behind"
+
+
 class PersonWithoutFaceError(VultusError):
     """The person exists and has no template to compare with."""
 

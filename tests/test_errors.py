@@ -70,6 +70,8 @@ CODES = {
     "schema_version": (503, "SchemaVersionError"),
     "settings_invalid": (500, "SettingsError"),
     "several_faces": (422, "SeveralFacesError"),
+    "reindexing": (409, "ReindexingError"),
+    "without_crops": (409, "WithoutCropsError"),
     "backup_damaged": (422, "BackupDamagedError"),
     "backup_version": (422, "BackupVersionError"),
     "not_empty": (409, "NotEmptyError"),

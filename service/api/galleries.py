@@ -51,6 +51,7 @@ async def create_gallery(product: ProductDep, request: Request, body: GalleryIn)
                     dim=model.dim,
                     fpir=body.fpir,
                     observed={name: how.model_dump() for name, how in body.observed.items()},
+                    keep_crops=body.keep_crops,
                     attributes=body.attributes,
                 )
                 keep(tx, 201, render.gallery(made, galleries.GallerySize(0, 0), product.policy.fpir))

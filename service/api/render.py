@@ -51,6 +51,7 @@ def gallery(record: GalleryRecord, size: GallerySize, fpir: float) -> GalleryOut
         faces=size.templates,
         fpir=record.fpir or fpir,
         observed={name: ObservableIn(**how) for name, how in (record.observed or {}).items()},
+        keep_crops=record.keep_crops,
         attributes=dict(record.attributes),
         created_at=record.created_at,
     )

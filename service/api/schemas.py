@@ -101,6 +101,7 @@ class GalleryIn(BaseModel):
     name: Id
     fpir: Rate | None = None
     observed: Observed = Field(default_factory=dict)
+    keep_crops: bool = Field(default=False, description="keep the crops of faces, for a later move to another model")
     attributes: FreeJson = Field(default_factory=dict)
 
 
@@ -111,6 +112,7 @@ class GalleryPatch(BaseModel):
 
     fpir: Rate | None = None
     observed: Observed | None = None
+    keep_crops: bool = False
     attributes: FreeJson | None = None
 
 
@@ -124,6 +126,7 @@ GALLERY: Final[dict[str, Any]] = {
     "faces": 40,
     "fpir": 0.003,
     "observed": {},
+    "keep_crops": False,
     "attributes": {},
     "created_at": "2026-01-02T03:04:05Z",
 }
@@ -143,6 +146,7 @@ class GalleryOut(BaseModel):
     faces: int
     fpir: float
     observed: dict[str, ObservableIn]
+    keep_crops: bool
     attributes: dict[str, Any]
     created_at: datetime
 

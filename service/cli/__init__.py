@@ -25,6 +25,7 @@ from service.cli import (
     keys,
     models,
     people,
+    reindex,
     serve,
     verify,
 )
@@ -69,6 +70,7 @@ app.command("forget")(forget.forget)
 app.add_typer(models.app, name="models")
 app.command("calibrate")(calibrate.calibrate)
 app.add_typer(keys.app, name="keys")
+app.command("reindex")(reindex.reindex)
 app.command("backup")(backup.backup)
 app.command("restore")(backup.restore)
 app.command("doctor")(doctor.doctor)

@@ -35,6 +35,9 @@ def list_galleries(url: Url = None, as_json: AsJson = False) -> None:
 def create(
     gallery: Name,
     fpir: Annotated[float | None, typer.Option(help="Target false-positive identification rate.")] = None,
+    keep_crops: Annotated[
+        bool, typer.Option("--keep-crops", help="Keep the crops of faces too, so that another model can encode them.")
+    ] = False,
     url: Url = None,
     as_json: AsJson = False,
 ) -> None:
@@ -42,7 +45,9 @@ def create(
 
     async def work() -> dict[str, Any]:
         async with connect(url) as service:
-            return await service.send("POST", path("galleries"), json={"name": gallery, "fpir": fpir})
+            return await service.send(
+                "POST", path("galleries"), json={"name": gallery, "fpir": fpir, "keep_crops": keep_crops}
+            )
 
     made = run(work())
     if as_json:

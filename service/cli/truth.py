@@ -34,8 +34,12 @@ def truth(*, alone: bool = False) -> Iterator[Catalog]:
     with ExitStack() as stack:
         try:
             folder = DataFolder.open(settings.data, secret=settings.secret)
-            stack.callback(folder.close)
             file, secret = folder.catalog, folder.secret
+            # Long work must not keep a service from starting beside it.
+            if alone:
+                stack.callback(folder.close)
+            else:
+                folder.close()
         except DataFolderInUseError:
             if alone:
                 raise

@@ -19,6 +19,7 @@ from sqlalchemy import bindparam, insert, select, update
 
 from service.gallery.catalog import Reading, WriteTransaction
 from service.gallery.embeddings import Embeddings, Rows, checked, from_bytes, to_bytes
+from service.gallery.faces import keep_crops
 from service.gallery.records import GalleryRecord, NewTemplate, PersonFields
 from service.gallery.schema import people, refusals, templates
 
@@ -253,6 +254,7 @@ def add(
         quality=[float(each.template.quality) for each in given],
         box=_column([each.template.box for each in given]),
     )
+    keep_crops(tx, gallery, {each.face: each.template.crop for each in given})
     rows = np.array([owner.pk for owner in concerned.values()], np.int64)
     return Added(revision, rows, np.stack(list(fused.values())))
 

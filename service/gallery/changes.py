@@ -9,6 +9,7 @@ import numpy as np
 from sqlalchemy import Table, bindparam, select, union_all
 from sqlalchemy.sql.elements import ColumnElement
 
+from service.errors import GalleryModelError
 from service.gallery import galleries
 from service.gallery.catalog import Reading
 from service.gallery.embeddings import Embeddings, Rows, from_bytes
@@ -56,19 +57,25 @@ class Changes:
     removed: Rows
 
 
-def since(reading: Reading, gallery_pk: int, revision: int, *, limit: int = 10_000) -> Changes:
+def since(
+    reading: Reading, gallery_pk: int, revision: int, *, model_digest: str | None = None, limit: int = 10_000
+) -> Changes:
     """Return the step from `revision` onwards.
 
     Args:
         reading: the transaction.
         gallery_pk: whose changes.
         revision: the one already shown.
+        model_digest: the model whose vectors are followed, any where it is None.
         limit: about how many rows a step holds; a single revision is never split, so it may hold more.
 
     Raises:
         GalleryNotFoundError: the gallery does not exist.
+        GalleryModelError: it has moved to another model.
     """
     gallery = galleries.by_pk(reading, gallery_pk)
+    if model_digest is not None and gallery.model_digest != model_digest:
+        raise GalleryModelError(f"gallery {gallery.name!r} has moved to model {gallery.model!r}")
     span = {"its_gallery": gallery_pk, "after": revision}
     last = reading.connection.execute(STAMPS, {**span, "skipped": limit - 1}).scalar_one_or_none()
     reached = gallery.revision if last is None else int(last)

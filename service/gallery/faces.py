@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,8 +14,10 @@ from service.gallery import galleries, people
 from service.gallery.catalog import Reading, WriteTransaction
 from service.gallery.embeddings import Embeddings, Rows, checked, from_bytes, to_bytes, vector_from_bytes
 from service.gallery.records import GalleryRecord, NewTemplate, PersonFields, PersonRecord, TemplateRecord, columns
+from service.gallery.schema import crops, templates
 from service.gallery.schema import people as people_table
-from service.gallery.schema import templates
+
+CROPS_AT_ONCE = 500
 
 COLUMNS = columns(templates, TemplateRecord)
 INSERT = insert(templates)
@@ -159,10 +161,27 @@ def add_to(
         revision = tx.revise(gallery.pk)
         stamp = {"person_pk": owner.pk, "gallery_pk": gallery.pk, "created_at": tx.now, "revision": revision}
         tx.connection.execute(INSERT, [{**each, **stamp} for each in new])
+        keep_crops(
+            tx,
+            gallery,
+            {outcome.face: each.crop for outcome, each in zip(outcomes, given, strict=True) if outcome.added},
+        )
         if found is not None:
             owner, fused = _fuse_anew(tx, owner, revision, gallery.dim)
     changed = bool(new) or found is None
     return Added(owner, found is None, owner.revision if changed else gallery.revision, tuple(outcomes), fused)
+
+
+def keep_crops(tx: WriteTransaction, gallery: GalleryRecord, packed: Mapping[str, bytes | None]) -> None:
+    """Keep the crops of faces that were just added, by face, where the gallery keeps crops."""
+    given = {face: crop for face, crop in packed.items() if crop is not None}
+    if not gallery.keep_crops or not given:
+        return
+    faces = list(given)
+    for some in (faces[first : first + CROPS_AT_ONCE] for first in range(0, len(faces), CROPS_AT_ONCE)):
+        rows = tx.connection.execute(select(templates.c.face, templates.c.pk).where(templates.c.face.in_(some)))
+        values = [{"template_pk": row.pk, "gallery_pk": gallery.pk, "crop": given[row.face]} for row in rows]
+        tx.connection.execute(insert(crops), values)
 
 
 def remove(tx: WriteTransaction, gallery_pk: int, person: str, face: str) -> Removed:

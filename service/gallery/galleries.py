@@ -13,7 +13,7 @@ from sqlalchemy.exc import IntegrityError
 from service.errors import GalleryExistsError, GalleryNotFoundError
 from service.gallery.catalog import Reading, ReadTransaction, WriteTransaction
 from service.gallery.records import Attributes, GalleryChanges, GalleryRecord, Page, columns
-from service.gallery.schema import galleries, people, templates
+from service.gallery.schema import crops, galleries, people, templates
 
 COLUMNS = columns(galleries, GalleryRecord)
 BY_PK = select(*COLUMNS).where(galleries.c.pk == bindparam("gallery_pk"))
@@ -40,6 +40,7 @@ def create(
     dim: int,
     fpir: float | None = None,
     observed: Mapping[str, Any] | None = None,
+    keep_crops: bool = False,
     attributes: Attributes | None = None,
 ) -> GalleryRecord:
     """Create an empty gallery at revision 0.
@@ -52,6 +53,7 @@ def create(
         dim: of that model's embeddings.
         fpir: target false-positive identification rate; None leaves it to the service.
         observed: which attributes of people count as evidence, and how each is observed.
+        keep_crops: whether the crops of its faces are kept too, so that another model can encode them.
         attributes: free JSON.
 
     Raises:
@@ -65,6 +67,7 @@ def create(
         "revision": 0,
         "fpir": fpir,
         "observed": observed,
+        "keep_crops": keep_crops,
         "attributes": attributes or {},
         "created_at": tx.now,
     }
@@ -123,7 +126,7 @@ def size(reading: Reading, gallery_pk: int) -> GallerySize:
 
 
 def update(tx: WriteTransaction, gallery_pk: int, changes: GalleryChanges) -> GalleryRecord:
-    """Set the fields given in `changes`.
+    """Set the fields given in `changes`; crops that are no longer to be kept are deleted.
 
     Raises:
         GalleryNotFoundError: there is no such gallery.
@@ -131,6 +134,9 @@ def update(tx: WriteTransaction, gallery_pk: int, changes: GalleryChanges) -> Ga
     if changes:
         tx.revise(gallery_pk)
         tx.connection.execute(change(galleries).where(galleries.c.pk == gallery_pk).values(**changes))
+        if changes.get("keep_crops") is False:
+            gone = tx.connection.execute(crops.delete().where(crops.c.gallery_pk == gallery_pk)).rowcount
+            tx.erased = tx.erased or gone > 0
     return by_pk(tx, gallery_pk)
 
 

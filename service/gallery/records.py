@@ -35,6 +35,7 @@ class GalleryRecord:
     dim: int
     revision: int
     fpir: float | None
+    keep_crops: bool
     habits: Mapping[str, float] | None
     observed: Mapping[str, Any] | None
     attributes: Attributes
@@ -45,6 +46,7 @@ class GalleryChanges(TypedDict, total=False):
     """The fields of a gallery that may change; those given are set."""
 
     fpir: float | None
+    keep_crops: bool
     habits: Mapping[str, float] | None
     observed: Mapping[str, Any] | None
     attributes: Attributes
@@ -118,12 +120,14 @@ class NewTemplate:
         embedding: unit vector, shape (dim,), float32.
         quality: of the face, in [0, 1].
         box: where the face is in the photo.
+        crop: of the face, packed (`service.vision.crops`); kept where the gallery keeps crops.
     """
 
     photo_digest: str
     embedding: Embeddings
     quality: float
     box: Box
+    crop: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

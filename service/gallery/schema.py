@@ -7,6 +7,8 @@
     galleries --< imports --< shards --< outcomes
                                             a bulk job, its manifest in parts for workers, what became of each row
     galleries --< refusals                  photos that an import need not look at again
+    templates --- crops                     where the gallery keeps them
+    galleries --- reindexings               moves to another model; versions, fusions and set_aside belong to them
     receipts, keys, idempotency, meta       beside them
 
 Only types that PostgreSQL knows too. `prepare` creates the tables in a new database and brings an older one forward.
@@ -23,6 +25,7 @@ from typing import Any, Final
 from sqlalchemy import (
     JSON,
     BigInteger,
+    Boolean,
     Column,
     Connection,
     Dialect,
@@ -35,6 +38,7 @@ from sqlalchemy import (
     String,
     Table,
     UniqueConstraint,
+    false,
     inspect,
     select,
     update,
@@ -43,7 +47,7 @@ from sqlalchemy.types import TypeDecorator
 
 from service.errors import SchemaVersionError, SecretError, StorageError
 
-VERSION: Final = 5
+VERSION: Final = 6
 """The version of the tables below; raised with every change of them, together with a migration."""
 
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -102,6 +106,7 @@ galleries: Final = Table(
     Column("dim", Integer, nullable=False),
     Column("revision", BigInteger, nullable=False),
     Column("fpir", Float(53)),
+    Column("keep_crops", Boolean, nullable=False, server_default=false()),
     Column("habits", _json()),
     Column("observed", _json()),
     Column("attributes", _json(), nullable=False),
@@ -150,6 +155,66 @@ templates: Final = Table(
     UniqueConstraint("person_pk", "photo_digest", name="one_template_per_photo"),
     Index("templates_by_photo", "gallery_pk", "photo_digest"),
     sqlite_autoincrement=True,
+)
+
+crops: Final = Table(
+    "crops",
+    metadata,
+    Column("template_pk", BigInteger, _belongs_to("templates.pk"), primary_key=True),
+    Column("gallery_pk", BigInteger, _belongs_to("galleries.pk"), nullable=False, index=True),
+    Column("crop", LargeBinary, nullable=False),
+)
+
+reindexings: Final = Table(
+    "reindexings",
+    metadata,
+    Column("gallery_pk", BigInteger, _belongs_to("galleries.pk"), primary_key=True),
+    Column("model", String(255), nullable=False),
+    Column("model_digest", String(128), nullable=False),
+    Column("dim", Integer, nullable=False),
+    Column("former", String(255), nullable=False),
+    Column("former_digest", String(128), nullable=False),
+    Column("former_dim", Integer, nullable=False),
+    Column("started_at", UtcTime, nullable=False),
+    Column("switched_at", UtcTime),
+)
+
+# The embedding that each model makes of a template's crop, while the gallery moves from one to the other.
+versions: Final = Table(
+    "versions",
+    metadata,
+    Column("template_pk", BigInteger, _belongs_to("templates.pk"), primary_key=True),
+    Column("model_digest", String(128), primary_key=True),
+    Column("gallery_pk", BigInteger, _belongs_to("galleries.pk"), nullable=False, index=True),
+    Column("embedding", LargeBinary, nullable=False),
+)
+
+# The same of the people's vectors; right as long as the person has the revision.
+fusions: Final = Table(
+    "fusions",
+    metadata,
+    Column("person_pk", BigInteger, _belongs_to("people.pk"), primary_key=True),
+    Column("model_digest", String(128), primary_key=True),
+    Column("gallery_pk", BigInteger, _belongs_to("galleries.pk"), nullable=False, index=True),
+    Column("fused", LargeBinary, nullable=False),
+    Column("revision", BigInteger, nullable=False),
+)
+
+# Templates that only the model that is not in use can compare: they have no crop.
+set_aside: Final = Table(
+    "set_aside",
+    metadata,
+    Column("pk", BigInteger, primary_key=True, autoincrement=False),
+    Column("person_pk", BigInteger, _belongs_to("people.pk"), nullable=False, index=True),
+    Column("gallery_pk", BigInteger, _belongs_to("galleries.pk"), nullable=False, index=True),
+    Column("model_digest", String(128), nullable=False),
+    Column("face", String(64), nullable=False),
+    Column("photo_digest", String(64), nullable=False),
+    Column("embedding", LargeBinary, nullable=False),
+    Column("quality", Float(53), nullable=False),
+    Column("box", _json(), nullable=False),
+    Column("created_at", UtcTime, nullable=False),
+    Column("revision", BigInteger, nullable=False),
 )
 
 departures: Final = Table(
@@ -327,11 +392,20 @@ def _add_marks(connection: Connection) -> None:
     marks.create(connection)
 
 
+def _add_reindexing(connection: Connection) -> None:
+    """From version 5 to 6: crops that a gallery may keep, and moves to another model."""
+    if "keep_crops" not in {column["name"] for column in inspect(connection).get_columns(galleries.name)}:
+        connection.exec_driver_sql("ALTER TABLE galleries ADD COLUMN keep_crops BOOLEAN NOT NULL DEFAULT false")
+    for table in (crops, reindexings, versions, fusions, set_aside):
+        table.create(connection)
+
+
 MIGRATIONS: Final[Mapping[int, Callable[[Connection], None]]] = {
     1: _add_visits,
     2: _add_calibrations,
     3: _add_imports,
     4: _add_marks,
+    5: _add_reindexing,
 }
 """Version -> the function that brings a catalog of that version to the next one."""
 

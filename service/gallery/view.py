@@ -55,7 +55,7 @@ class GalleryView:
         self._catalog = catalog
         with catalog.read() as reading:
             gallery = galleries.by_pk(reading, gallery_pk)
-        self._gallery_pk, self._name = gallery_pk, gallery.name
+        self._gallery_pk, self._name, self._model_digest = gallery_pk, gallery.name, gallery.model_digest
         self._snapshot_every = snapshot_every
         self._applying = threading.Lock()
         self._keeping = threading.Lock()
@@ -166,7 +166,7 @@ class GalleryView:
     def _apply(self) -> None:
         while True:
             with self._catalog.read() as reading:
-                changes = since(reading, self._gallery_pk, self._revision)
+                changes = since(reading, self._gallery_pk, self._revision, model_digest=self._model_digest)
             if changes.rows.size:
                 self._index.add(changes.rows, changes.embeddings)
             if changes.removed.size and self._index.remove(changes.removed):

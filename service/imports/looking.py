@@ -152,8 +152,9 @@ class Looking:
 
     def _photo(self, entry: Entry) -> Photo:
         if self.source.kind == "tar":
-            return Photo(str(self.source.path), entry.place)
-        return Photo(f"{self.source.base}/{entry.photo}" if not entry.photo.startswith("/") else entry.photo)
+            return Photo(str(self.source.path), entry.place, crop=self.gallery.keep_crops)
+        path = f"{self.source.base}/{entry.photo}" if not entry.photo.startswith("/") else entry.photo
+        return Photo(path, crop=self.gallery.keep_crops)
 
     def _unknown(self, seen: list[Seen], wanted: Sequence[int]) -> list[int]:
         """The places that must be looked at; what was decided before is noted in `seen`."""

@@ -25,6 +25,7 @@ from service.errors import PhotoError, VultusError
 from service.imports.paths import read
 from service.recognition.portrait import portrait
 from service.vision.choice import candidates
+from service.vision.crops import pack
 from service.vision.encode import Encoder
 from service.vision.engines import Engine
 from service.vision.reader import Limits, SeenFace, see
@@ -56,10 +57,11 @@ class Setup:
 
 @dataclass(frozen=True)
 class Photo:
-    """A photo to look at: a file, or the part of one from the first byte on of so many bytes."""
+    """A photo to look at: a file, or the part of one from the first byte on of so many bytes; with its crop or not."""
 
     path: str
     place: tuple[int, int] | None = None
+    crop: bool = False
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,7 @@ class Sight:
         quality: of that face.
         box: where it is, x, y, width, height.
         error: why it is refused.
+        crop: of the face, packed, where it was asked for.
     """
 
     digest: str
@@ -79,6 +82,7 @@ class Sight:
     quality: float = 0.0
     box: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
     error: PhotoError | None = None
+    crop: bytes | None = None
 
 
 Answer = list[Sight] | VultusError
@@ -101,8 +105,8 @@ class Looker:
         except PhotoError as error:
             return error
 
-    def look(self, photos: Sequence[bytes | PhotoError]) -> list[Sight]:
-        """What photos show.
+    def look(self, photos: Sequence[bytes | PhotoError], *, crops: bool) -> list[Sight]:
+        """What photos show, with the crops of their faces or without.
 
         Raises:
             EngineError: the network gave no usable embedding.
@@ -110,7 +114,7 @@ class Looker:
         found: list[tuple[str, SeenFace] | Sight] = [self._face(photo) for photo in photos]
         faces = [item[1] for item in found if isinstance(item, tuple)]
         embeddings = iter(self._encoder([face.crop for face in faces]))
-        return [item if isinstance(item, Sight) else _sight(*item, next(embeddings)) for item in found]
+        return [item if isinstance(item, Sight) else _sight(*item, next(embeddings), crops) for item in found]
 
     def _face(self, data: bytes | PhotoError) -> tuple[str, SeenFace] | Sight:
         if isinstance(data, PhotoError):
@@ -125,9 +129,10 @@ class Looker:
             return Sight(photo.digest, error=error)
 
 
-def _sight(digest: str, face: SeenFace, embedding: NDArray[np.float32]) -> Sight:
+def _sight(digest: str, face: SeenFace, embedding: NDArray[np.float32], with_crop: bool) -> Sight:  # noqa: FBT001 - from one place
     box = face.face.box
-    return Sight(digest, embedding, face.quality.score, (box.x, box.y, box.width, box.height))
+    crop = pack(face.crop) if with_crop else None
+    return Sight(digest, embedding, face.quality.score, (box.x, box.y, box.width, box.height), crop=crop)
 
 
 def _engine(store: ModelStore, model: str, name: str) -> Engine:
@@ -145,11 +150,11 @@ def main() -> None:
         channel.send(error)
         return
     channel.send([])
-    waiting: queue.Queue[list[bytes | PhotoError] | None] = queue.Queue(READ_AHEAD)
+    waiting: queue.Queue[_Read | None] = queue.Queue(READ_AHEAD)
     threading.Thread(target=_read_all, args=(channel, looker, waiting), daemon=True).start()
-    while (photos := waiting.get()) is not None:
+    while (task := waiting.get()) is not None:
         try:
-            answer: Answer = looker.look(photos)
+            answer: Answer = looker.look(task.photos, crops=task.crops)
         except VultusError as error:
             answer = error
         try:
@@ -158,9 +163,18 @@ def main() -> None:
             return
 
 
-def _read_all(channel: Connection, looker: Looker, waiting: queue.Queue[list[bytes | PhotoError] | None]) -> None:
+@dataclass(frozen=True)
+class _Read:
+    """Photos that were read, and whether their crops are asked for."""
+
+    photos: list[bytes | PhotoError]
+    crops: bool
+
+
+def _read_all(channel: Connection, looker: Looker, waiting: queue.Queue[_Read | None]) -> None:
     try:
         while True:
-            waiting.put([looker.read(photo) for photo in channel.recv()])
+            photos: Sequence[Photo] = channel.recv()
+            waiting.put(_Read([looker.read(photo) for photo in photos], any(photo.crop for photo in photos)))
     except (EOFError, OSError):
         waiting.put(None)

@@ -238,7 +238,7 @@ class _Court:
         if self._alike is not None:
             place = self._changed.setdefault(entry.person, len(self._changed))
             self._vectors[place] = self._fused(owner)
-        template = NewTemplate(item.digest, embedding, sight.quality, sight.box)
+        template = NewTemplate(item.digest, embedding, sight.quality, sight.box, sight.crop)
         self.verdicts.additions.append(Addition(entry.person, face, template, entry.fields()))
         return Done(entry.photo, entry.person, "enrolled", face=face, quality=round(sight.quality, 4))
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from service.errors import (
+    GalleryModelError,
     GalleryNotFoundError,
     ImportManifestError,
     ImportPathError,
@@ -336,7 +337,8 @@ class Worker:
 
         def keep() -> bulk.Added | None:
             with product.catalog.write() as tx:
-                tx.hold(gallery.pk)
+                if galleries.by_pk(tx, gallery.pk).model_digest != gallery.model_digest:
+                    raise GalleryModelError(f"gallery {gallery.name!r} has moved to another model")
                 before = imports.hold_counts(tx, job.pk)
                 persons = {item.entry.person for item in seen if item.entry.fault is None}
                 owners = bulk.read(tx, gallery.pk, persons, gallery.dim)

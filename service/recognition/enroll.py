@@ -10,6 +10,7 @@ import asyncio
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ from service.recognition.keeping import Wanted
 from service.recognition.portrait import portrait
 from service.recognition.product import Embedding, Product
 from service.vision.batching import Priority
+from service.vision.crops import pack
 from service.vision.detect import Box
 
 
@@ -93,6 +95,7 @@ class _Ready:
     embedding: Embedding
     quality: float
     box: Box | None
+    crop: bytes | None = None
 
 
 Remember = Callable[[WriteTransaction, Enrolment], None]
@@ -131,14 +134,22 @@ async def enroll(
     if not 1 <= count <= product.policy.photos:
         raise InvalidRequestError(f"an enrolment takes 1 to {product.policy.photos} photos, not {count}")
     record, view = await product.gallery(gallery)
-    outcomes = await asyncio.gather(*(_read(product, place, data) for place, data in enumerate(photos)))
+    outcomes = await asyncio.gather(
+        *(_read(product, place, data, keep_crop=record.keep_crops) for place, data in enumerate(photos))
+    )
     found = [item for item in outcomes if isinstance(item, _Ready)]
     found += [_of_embedding(len(photos) + place, item) for place, item in enumerate(ready)]
     refused = [item for item in outcomes if isinstance(item, Refused)]
     if not found:
         raise _nothing(refused)
     templates = [
-        NewTemplate(item.digest, item.embedding, item.quality, _sides(item.box) if item.box else (0.0, 0.0, 0.0, 0.0))
+        NewTemplate(
+            item.digest,
+            item.embedding,
+            item.quality,
+            _sides(item.box) if item.box else (0.0, 0.0, 0.0, 0.0),
+            item.crop,
+        )
         for item in found
     ]
 
@@ -156,14 +167,15 @@ async def enroll(
     return enrolment
 
 
-async def _read(product: Product, place: int, data: bytes) -> _Ready | Refused:
+async def _read(product: Product, place: int, data: bytes, *, keep_crop: bool) -> _Ready | Refused:
     try:
         photo = await product.reader.see(data, Priority.INTERACTIVE)
         face = portrait(photo, product.policy.min_quality)
     except PhotoError as error:
         return Refused(place, error.code, error.detail, error.extra)
     (embedding,) = await product.reader.encode([face.crop])
-    return _Ready(place, photo.digest, embedding, face.quality.score, face.face.box)
+    crop = await product.stored(partial(pack, face.crop)) if keep_crop else None
+    return _Ready(place, photo.digest, embedding, face.quality.score, face.face.box, crop)
 
 
 def _of_embedding(place: int, item: ReadyEmbedding) -> _Ready:

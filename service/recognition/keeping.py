@@ -14,7 +14,7 @@ from typing import Final, Generic, TypeVar
 
 import numpy as np
 
-from service.errors import VultusError
+from service.errors import GalleryModelError, VultusError
 from service.gallery import faces, galleries
 from service.gallery.catalog import Catalog, WriteTransaction
 from service.gallery.faces import Added
@@ -73,6 +73,8 @@ def keep(catalog: Catalog, group: Sequence[Wanted[Result]]) -> list[Kept[Result]
     results: list[Result] = []
     with catalog.write() as tx:
         gallery = galleries.by_pk(tx, group[0].gallery.pk)
+        if gallery.model_digest != group[0].gallery.model_digest:
+            raise GalleryModelError(f"gallery {gallery.name!r} has moved to model {gallery.model!r}")
         for wanted, (first, last) in zip(group, pairwise(ends), strict=True):
             added = faces.add_to(tx, gallery, wanted.person, wanted.templates, limit=wanted.limit)
             results.append(wanted.tell(tx, added, Matches(alike.rows[first:last], alike.scores[first:last])))

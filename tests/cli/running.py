@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+from typer.testing import CliRunner
 
+from service.cli import app
 from service.settings import CHECKOUT
 
 SECONDS = 60
@@ -35,6 +37,23 @@ def vultus(*words: str, data: Path, **settings) -> subprocess.CompletedProcess[s
     return subprocess.run(
         command, env=environment(data, **settings), capture_output=True, text=True, timeout=SECONDS, check=False
     )
+
+
+@dataclass(frozen=True)
+class Done:
+    """How a command ended."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def typed(*words: str, data: Path, **settings) -> Done:
+    """Run a command in this process, which is quicker than in one of its own."""
+    cleared = {name: None for name in os.environ if name.startswith("VULTUS_")}
+    given = {name: value for name, value in environment(data, **settings).items() if name.startswith("VULTUS_")}
+    done = CliRunner().invoke(app, words, env=cleared | given)
+    return Done(done.exit_code, done.stdout, done.stderr)
 
 
 @dataclass

@@ -1,50 +1,29 @@
 """`vultus backup` and `vultus restore` as operators type them, beside a running service and killed half way."""
 
 import json
-import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
-from service.cli import app
 from service.gallery import faces, galleries
 from service.gallery.catalog import Catalog
 from service.identify.fusion import fuse
-from tests.cli.running import SECONDS, environment, serving
+from tests.cli.running import SECONDS, environment, serving, typed
 from tests.gallery.enrolling import template
 
 PEOPLE = 3000
-
-
-@dataclass(frozen=True)
-class Done:
-    """How a command ended."""
-
-    returncode: int
-    stdout: str
-    stderr: str
-
-
-def vultus(*words, data):
-    """Run a command in this process."""
-    variables = {name: None for name in os.environ if name.startswith("VULTUS_")}
-    settings = {name: value for name, value in environment(data).items() if name.startswith("VULTUS_")}
-    done = CliRunner().invoke(app, words, env=variables | settings)
-    return Done(done.exit_code, done.stdout, done.stderr)
 
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
     """A data folder with some thousand people in it, which nobody works on."""
     folder = tmp_path_factory.mktemp("source") / "data"
-    assert vultus("keys", "create", "--label", "me", data=folder).returncode == 0
+    assert typed("keys", "create", "--label", "me", data=folder).returncode == 0
     catalog = Catalog.open(folder / "catalog.sqlite", secret=(folder / "secret").read_bytes(), fuse=fuse)
     with catalog.write() as tx:
         made = galleries.create(tx, "staff", model="m", model_digest="d", dim=16)
@@ -57,7 +36,7 @@ def source(tmp_path_factory):
 @pytest.fixture(scope="module")
 def saved(source, tmp_path_factory):
     file = tmp_path_factory.mktemp("saved") / "vultus.backup"
-    done = vultus("backup", str(file), data=source)
+    done = typed("backup", str(file), data=source)
     assert done.returncode == 0, done.stderr
     return file
 
@@ -68,25 +47,25 @@ def facts(done):
 
 
 def people(data):
-    found = facts(vultus("backup", str(data.parent / "again"), "--json", data=data))
+    found = facts(typed("backup", str(data.parent / "again"), "--json", data=data))
     return [(each["gallery"], each["people"], each["revision"]) for each in found["galleries"]]
 
 
 def test_a_running_service_is_backed_up_and_what_it_enrolled_is_found_again(service, photo, tmp_path, data):
     for words in (("galleries", "create", "doors"), ("enroll", "doors", "anna", photo(10, 1), photo(10, 2))):
-        assert vultus(*words, "--url", service.url, data=tmp_path / "none").returncode == 0
+        assert typed(*words, "--url", service.url, data=tmp_path / "none").returncode == 0
     file = tmp_path / "vultus.backup"
-    done = vultus("backup", str(file), data=service.data)
+    done = typed("backup", str(file), data=service.data)
     assert done.returncode == 0, done.stderr
     assert "doors at revision 1: 1 people, 2 faces" in done.stdout
     assert str(service.data / "secret") in done.stderr
-    restored = vultus("restore", str(file), "--secret", str(service.data / "secret"), data=data)
+    restored = typed("restore", str(file), "--secret", str(service.data / "secret"), data=data)
     assert restored.returncode == 0, restored.stderr
     with serving(data) as again, again.client() as client:
         files = {"photo": Path(photo(10, 4)).read_bytes()}
         answer = client.post("/v1/galleries/doors/identify", files=files).json()
         assert answer["faces"][0]["person"] == "anna"
-    assert vultus("galleries", "delete", "doors", "--yes", "--url", service.url, data=tmp_path / "none").returncode == 0
+    assert typed("galleries", "delete", "doors", "--yes", "--url", service.url, data=tmp_path / "none").returncode == 0
 
 
 def test_through_pipes(source, tmp_path):
@@ -112,7 +91,7 @@ def test_a_backup_is_for_its_owner_alone(saved):
 
 
 def test_check_only_reads(saved, tmp_path):
-    done = vultus("restore", str(saved), "--check", data=tmp_path / "data")
+    done = typed("restore", str(saved), "--check", data=tmp_path / "data")
     assert done.stdout.startswith("whole: 1 galleries, 3000 people, 3000 faces")
     assert not (tmp_path / "data").exists()
 
@@ -120,41 +99,41 @@ def test_check_only_reads(saved, tmp_path):
 def test_check_of_a_file_cut_short_fails(saved, tmp_path):
     cut = tmp_path / "cut"
     cut.write_bytes(saved.read_bytes()[:-20])
-    done = vultus("restore", str(cut), "--check", data=tmp_path / "data")
+    done = typed("restore", str(cut), "--check", data=tmp_path / "data")
     assert (done.returncode, done.stderr.split()[1]) == (1, "[backup_damaged]:")
 
 
 def test_a_running_service_takes_no_backup(service, saved):
-    done = vultus("restore", str(saved), data=service.data)
+    done = typed("restore", str(saved), data=service.data)
     assert (done.returncode, done.stderr.split()[1]) == (1, "[data_folder_in_use]:")
 
 
 def test_a_folder_with_something_in_it_takes_no_backup(source, saved):
     before = people(source)
-    done = vultus("restore", str(saved), data=source)
+    done = typed("restore", str(saved), data=source)
     assert (done.returncode, done.stderr.split()[1]) == (1, "[not_empty]:")
     assert people(source) == before
 
 
 def test_without_the_secret_a_backup_is_not_taken_unless_told_to(saved, tmp_path):
     target = tmp_path / "data"
-    done = vultus("restore", str(saved), data=target)
+    done = typed("restore", str(saved), data=target)
     assert (done.returncode, done.stderr.split()[1]) == (1, "[secret_differs]:")
-    assert vultus("restore", str(saved), "--without-secret", data=target).returncode == 0
+    assert typed("restore", str(saved), "--without-secret", data=target).returncode == 0
     assert people(target) == [("staff", PEOPLE, 1)]
 
 
 def test_the_secret_of_a_folder_with_a_catalog_is_not_replaced(saved, source, tmp_path):
     target = tmp_path / "data"
-    assert vultus("keys", "list", data=target).returncode == 0
+    assert typed("keys", "list", data=target).returncode == 0
     kept = (target / "secret").read_bytes()
-    done = vultus("restore", str(saved), "--secret", str(source / "secret"), data=target)
+    done = typed("restore", str(saved), "--secret", str(source / "secret"), data=target)
     assert (done.returncode, done.stderr.split()[1]) == (1, "[secret_differs]:")
     assert (target / "secret").read_bytes() == kept
 
 
 def test_a_folder_without_a_catalog_has_nothing_to_back_up(tmp_path):
-    done = vultus("backup", str(tmp_path / "file"), data=tmp_path / "data")
+    done = typed("backup", str(tmp_path / "file"), data=tmp_path / "data")
     assert (done.returncode, done.stderr.split()[1]) == (1, "[not_found]:")
     assert not (tmp_path / "file").exists()
 
@@ -164,10 +143,10 @@ def test_an_older_backup_is_replaced_and_another_file_is_not(source, saved, tmp_
     shutil.copy(saved, file)
     with file.open("r+b") as older:
         older.truncate(1000)
-    assert vultus("backup", str(file), data=source).returncode == 0
-    assert vultus("restore", str(file), "--check", data=source).returncode == 0
+    assert typed("backup", str(file), data=source).returncode == 0
+    assert typed("restore", str(file), "--check", data=source).returncode == 0
     file.write_text("a diary")
-    done = vultus("backup", str(file), data=source)
+    done = typed("backup", str(file), data=source)
     assert (done.returncode, done.stderr.split()[1]) == (1, "[not_empty]:")
     assert file.read_text() == "a diary"
 
@@ -183,5 +162,5 @@ def test_a_backup_that_is_killed_leaves_the_one_before(source, saved, tmp_path):
         process.send_signal(signal.SIGKILL)
     assert process.returncode == -signal.SIGKILL
     assert file.read_bytes() == saved.read_bytes()
-    vultus("backup", str(file), data=source)
+    typed("backup", str(file), data=source)
     assert [each.name for each in tmp_path.iterdir()] == ["vultus.backup"]
