@@ -99,7 +99,7 @@ class TestCompose:
 
     def test_there_are_several_replicas_over_one_catalog_each_with_a_folder_of_its_own(self, services):
         assert services["vultus"]["deploy"]["replicas"] > 1
-        assert {"vultus_catalog", "vultus_redis"} <= set(services["vultus"]["secrets"])
+        assert services["vultus"]["secrets"] == ["shared_secret", "vultus_catalog", "vultus_redis"]
         assert services["vultus"]["volumes"] == ["/data"]
 
     def test_profiles(self, services):
@@ -159,6 +159,25 @@ class TestSecrets:
 
     def test_git_never_sees_them(self):
         assert "deploy/secrets/" in (CHECKOUT / ".gitignore").read_text().splitlines()
+
+
+def test_every_command_of_the_guide_that_needs_no_engine_is_run_by_a_test():
+    """By their blocks: replicas in tests/test_replicas.py, backups in tests/cli/test_backup.py."""
+    guide = (DEPLOY / "README.md").read_text()
+    blocks = re.findall(r"^```sh\n(.*?)^```$", guide, re.DOTALL | re.MULTILINE)
+    assert [block for block in blocks if not re.search("shared-secret|x-vultus-revision|vultus backup", block)] == []
+
+
+def test_links_of_the_guide_lead_somewhere():
+    links = re.findall(r"\]\((?!http)([^)]+)\)", (DEPLOY / "README.md").read_text())
+    assert links
+    assert [link for link in links if not (DEPLOY / link).exists()] == []
+
+
+def test_the_guide_names_every_file_of_its_folder():
+    guide = (DEPLOY / "README.md").read_text()
+    tracked = subprocess.run(["git", "ls-files", DEPLOY], capture_output=True, text=True, check=True).stdout.split()
+    assert [file for file in tracked if Path(file).name not in guide] == []
 
 
 def test_the_data_folder_of_the_image_is_a_volume(dockerfile):

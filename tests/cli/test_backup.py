@@ -1,6 +1,7 @@
 """`vultus backup` and `vultus restore` as operators type them, beside a running service and killed half way."""
 
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -13,6 +14,7 @@ import pytest
 from service.gallery import faces, galleries
 from service.gallery.catalog import Catalog
 from service.identify.fusion import fuse
+from service.settings import CHECKOUT
 from tests.cli.running import SECONDS, environment, serving, typed
 from tests.gallery.enrolling import template
 
@@ -164,3 +166,21 @@ def test_a_backup_that_is_killed_leaves_the_one_before(source, saved, tmp_path):
     assert file.read_bytes() == saved.read_bytes()
     typed("backup", str(file), data=source)
     assert [each.name for each in tmp_path.iterdir()] == ["vultus.backup"]
+
+
+def test_the_commands_of_the_operators_guide_work(source, tmp_path):
+    guide = (CHECKOUT / "deploy" / "README.md").read_text()
+    (block,) = [each for each in re.findall(r"^```sh\n(.*?)^```$", guide, re.DOTALL | re.MULTILINE) if "backup" in each]
+    shutil.copytree(source, tmp_path / ".vultus")
+    program = Path(sys.executable).parent / "vultus"
+    done = subprocess.run(
+        ["sh", "-euc", block.replace(".venv/bin/vultus", str(program))],
+        cwd=tmp_path,
+        env=environment(tmp_path / ".vultus"),
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "restored: 1 galleries, 3000 people" in done.stdout
