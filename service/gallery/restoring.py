@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from typing import BinaryIO
 
-from sqlalchemy import Table, insert, select
+from sqlalchemy import Table, select
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, StatementError
 
 from service.errors import BackupDamagedError, NotEmptyError, SecretError
 from service.gallery import backup, counters, schema
 from service.gallery.backup import Backup, Reader, Row
-from service.gallery.catalog import Catalog, Reading
+from service.gallery.catalog import Catalog, Reading, WriteTransaction
 
 
 def restore(catalog: Catalog, file: BinaryIO, *, without_secret: bool = False) -> Backup:
@@ -68,11 +68,11 @@ def refuse_filled(reading: Reading) -> None:
             )
 
 
-def _insert(tx: Reading, table: Table, rows: list[Row]) -> None:
+def _insert(tx: WriteTransaction, table: Table, rows: list[Row]) -> None:
     if not rows:
         return
     try:
-        tx.connection.execute(insert(table), rows)
+        tx.insert(table, len(rows), **{name: [row[name] for row in rows] for name in rows[0]})
     except StatementError as error:
         # A statement that the driver itself refused is the database's matter, unless it is about these values.
         if isinstance(error, DBAPIError) and not isinstance(error, DataError | IntegrityError):

@@ -12,6 +12,7 @@ FIELDS = {
     "people",
     "faces",
     "fpir",
+    "keep_crops",
     "observed",
     "attributes",
     "created_at",
@@ -99,3 +100,9 @@ def test_a_deleted_gallery_takes_everybody_with_it(service, gallery):
     assert_problem(gallery.identify(orl_photo(1, 2)), 404, "gallery_not_found")
     service.post("/v1/galleries", json={"name": gallery.name})
     assert gallery.whose(orl_photo(1, 2)) is None
+
+
+def test_a_gallery_keeps_crops_only_if_it_is_told_to(service, named):
+    assert named("staff").json()["keep_crops"] is False
+    assert service.patch("/v1/galleries/staff", json={"keep_crops": True}).json()["keep_crops"] is True
+    assert service.get("/v1/galleries/staff").json()["keep_crops"] is True

@@ -48,6 +48,12 @@ def filled(catalog, gallery, template):
         pk = people.get(tx, gallery.pk, "p1").pk
         visit = {"gallery_pk": gallery.pk, "person_pk": pk, "device": "door", "at": tx.now, "confirmed_by": "card"}
         tx.connection.execute(schema.visits.insert(), visit)
+        job = {"pk": 1, "gallery_pk": gallery.pk, "import_id": "i_1", "request_digest": "d", "request": {"path": "x"}}
+        job |= {"state": "done", "counts": {"enrolled": 1}, "created_at": tx.now}
+        tx.connection.execute(schema.imports.insert(), job)
+        shard = {"pk": 1, "import_pk": 1, "first": 0, "count": 1, "done": 1, "entries": b"\x00\xff"}
+        tx.connection.execute(schema.shards.insert(), shard)
+        tx.connection.execute(schema.outcomes.insert(), {"shard_pk": 1, "first": 0, "rows": b"\\\n\t"})
         keys.create(tx, "mine", ["read", "identify"])
         galleries.create(tx, "last", model="sface", model_digest="d1", dim=16)
     with catalog.write() as tx:
