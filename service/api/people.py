@@ -53,7 +53,7 @@ async def get_person(product: ProductAtDep, gallery: Id, person: Id) -> PersonOu
 
     def work() -> PersonOut:
         with product.catalog.read() as reading:
-            found = people.get(reading, galleries.get(reading, gallery).pk, person)
+            found = people.living(reading, galleries.get(reading, gallery).pk, person)
             return render.person(found, faces.of_person(reading, found.pk))
 
     return await product.stored(work)
@@ -178,7 +178,7 @@ async def enroll_faces(
         done = await enroll(product, gallery, person, upload.photos.get("photo", []), ready, remember=remember)
         metrics.faces.labels(gallery).inc(len(done.enrolled))
 
-    return await write(product, request, upload.digest, work)
+    return await write(product, request, lambda: upload.digest, work)
 
 
 @router.delete(

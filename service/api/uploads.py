@@ -43,12 +43,19 @@ class Upload:
     Attributes:
         fields: everything but the photos' bytes, as it would stand in JSON.
         photos: bytes of the photos by field, in their order.
-        digest: SHA-256 over all of it, the same however the transport cut it.
     """
 
     fields: dict[str, Any]
     photos: dict[str, list[bytes]]
-    digest: str
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over all of it, the same however the transport cut it."""
+        whole = hashlib.sha256(json.dumps(self.fields, sort_keys=True).encode())
+        for name in sorted(self.photos):
+            for photo in self.photos[name]:
+                whole.update(f"{name}:{hashlib.sha256(photo).hexdigest()}".encode())
+        return whole.hexdigest()
 
     def model(self, kind: type[Body], given: Sequence[str] = ()) -> Body:
         """The fields as a request model.
@@ -98,7 +105,7 @@ async def read_upload(request: Request, *photo_fields: str) -> Upload:
         fields, photos = _json(await request.body(), photo_fields)
     else:
         raise UnsupportedMediaTypeError(f"send multipart/form-data or application/json, not {kind or 'nothing'!r}")
-    return Upload(fields, photos, _digest(fields, photos))
+    return Upload(fields, photos)
 
 
 async def _form(request: Request, photo_fields: Sequence[str]) -> tuple[dict[str, Any], dict[str, list[bytes]]]:
@@ -183,14 +190,6 @@ def embedding_from(text: object, dim: int) -> NDArray[np.float32]:
     if not abs(length - 1) < 1e-3:
         raise InvalidEmbeddingError("an embedding holds finite numbers and has length 1")
     return values / np.float32(length)
-
-
-def _digest(fields: dict[str, Any], photos: dict[str, list[bytes]]) -> str:
-    whole = hashlib.sha256(json.dumps(fields, sort_keys=True).encode())
-    for name in sorted(photos):
-        for photo in photos[name]:
-            whole.update(f"{name}:{hashlib.sha256(photo).hexdigest()}".encode())
-    return whole.hexdigest()
 
 
 def described(model: type[BaseModel], photo_fields: Sequence[str], *, repeated: bool = False) -> dict[str, Any]:

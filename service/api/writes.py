@@ -46,13 +46,15 @@ class _Kept:
             idempotency.remember(tx, self.claim, status, self.body)
 
 
-async def write(product: Product, request: Request, digest: str, work: Callable[[Keep], Awaitable[object]]) -> Response:
+async def write(
+    product: Product, request: Request, digest: Callable[[], str], work: Callable[[Keep], Awaitable[object]]
+) -> Response:
     """Do a write and answer it.
 
     Args:
         product: the parts.
         request: its Idempotency-Key, method, path and caller decide whether it came before.
-        digest: of the body.
+        digest: of the body; asked for where there is a key.
         work: does the write and calls its argument inside the transaction.
 
     Raises:
@@ -75,18 +77,22 @@ async def write(product: Product, request: Request, digest: str, work: Callable[
     return Response(kept.body, kept.status, media_type="application/json")
 
 
-async def _claim(product: Product, request: Request, digest: str) -> Claim | None:
+async def _claim(product: Product, request: Request, digest: Callable[[], str]) -> Claim | None:
     key: str | None = request.state.idempotency_key
     if key is None:
         return None
     if not KEY.fullmatch(key):
         raise InvalidRequestError("an Idempotency-Key has 1 to 128 printable ASCII characters")
-    whole = hashlib.sha256(f"{request.method} {request.url.path} {digest}".encode()).hexdigest()
+    whole = hashlib.sha256(f"{request.method} {request.url.path} {digest()}".encode()).hexdigest()
     caller = str(request.state.caller)
     return await product.stored(lambda: product.claims.take(product.catalog, caller, key, whole))
 
 
-def body_digest(body: BaseModel | None) -> str:
+def body_digest(body: BaseModel | None) -> Callable[[], str]:
     """The digest of a JSON body, by its meaning."""
-    text = "" if body is None else body.model_dump_json()
-    return hashlib.sha256(text.encode()).hexdigest()
+
+    def digest() -> str:
+        text = "" if body is None else body.model_dump_json()
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    return digest

@@ -22,6 +22,9 @@ from service.gallery.schema import departures, people
 COLUMNS = columns(people, PersonRecord)
 FIND = select(*COLUMNS).where(people.c.gallery_pk == bindparam("its_gallery"), people.c.person == bindparam("its_id"))
 CREATE = insert(people).returning(*COLUMNS)
+BY_PKS = select(people.c.pk, people.c.person, people.c.expires_at, people.c.digits).where(
+    people.c.pk.in_(bindparam("pks", expanding=True))
+)
 
 AT_ONCE: Final = 1_000
 """Keys in one list of a query."""
@@ -132,6 +135,18 @@ def get(reading: Reading, gallery_pk: int, person: str) -> PersonRecord:
     return found
 
 
+def living(reading: Reading, gallery_pk: int, person: str) -> PersonRecord:
+    """Return the person of this id whose time has not passed.
+
+    Raises:
+        PersonNotFoundError: there is none.
+    """
+    found = get(reading, gallery_pk, person)
+    if found.expired(reading.now):
+        raise PersonNotFoundError(f"there is no person {person!r} in the gallery")
+    return found
+
+
 @dataclass(frozen=True, slots=True)
 class Indexed:
     """What a search needs to know of somebody: the caller's id, how long the person may be found, digits' hash."""
@@ -154,12 +169,12 @@ def by_pks(reading: Reading, pks: Sequence[int]) -> dict[int, Indexed]:
         reading: the transaction.
         pks: at most some thousands.
     """
-    query = select(people.c.pk, people.c.person, people.c.expires_at, people.c.digits).where(people.c.pk.in_(pks))
-    return {pk: Indexed(*facts) for pk, *facts in reading.connection.execute(query)}
+    rows = reading.connection.execute(BY_PKS, {"pks": list(pks)}).all()
+    return {row[0]: Indexed(row[1], row[2], row[3]) for row in rows}
 
 
 def page(reading: Reading, gallery_pk: int, *, after: str | None = None, limit: int = 100) -> Page[PersonRecord]:
-    """List people by their id.
+    """List people by their id; those whose time has passed are left out.
 
     Args:
         reading: the transaction.
@@ -167,7 +182,8 @@ def page(reading: Reading, gallery_pk: int, *, after: str | None = None, limit: 
         after: cursor of the page before, None for the first.
         limit: most people returned, at least 1.
     """
-    query = select(*COLUMNS).where(people.c.gallery_pk == gallery_pk).order_by(people.c.person).limit(limit + 1)
+    living = people.c.expires_at.is_(None) | (people.c.expires_at > reading.now)
+    query = select(*COLUMNS).where(people.c.gallery_pk == gallery_pk, living).order_by(people.c.person).limit(limit + 1)
     if after is not None:
         query = query.where(people.c.person > after)
     found = [PersonRecord(*row) for row in reading.connection.execute(query)]

@@ -14,7 +14,9 @@ bounds the true rate by 3/n at 95 % (Hanley and Lippman-Hand 1983), so a thresho
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
@@ -101,7 +103,7 @@ class Calibration:
     def llr(self, similarity: ArrayLike) -> Numbers:
         """Log-likelihood ratio (mated over impostor, natural logarithm) of cosines of any shape."""
         scores = np.asarray(similarity, np.float64)
-        raw = np.interp(scores, self.knots, self.llrs) if self.knots else self.intercept + self.slope * scores
+        raw = np.interp(scores, *self._likelihoods) if self.knots else self.intercept + self.slope * scores
         return np.asarray(np.clip(raw, self.llr_floor, self.llr_ceiling))
 
     def score(self, llr: ArrayLike) -> Numbers:
@@ -150,7 +152,18 @@ class Calibration:
                 f"not for {fmr:.1e}",
                 least=self.least_fmr,
             )
-        return float(np.interp(-np.log(fmr), -np.log(self.fmr), self.thresholds))
+        falling, rising = self._table
+        return float(np.interp(-math.log(fmr), falling, rising))
+
+    @cached_property
+    def _table(self) -> tuple[Numbers, Numbers]:
+        """-log(fmr) and thresholds, both rising."""
+        return -np.log(self.fmr), np.array(self.thresholds)
+
+    @cached_property
+    def _likelihoods(self) -> tuple[Numbers, Numbers]:
+        """Knots and the LLR at each."""
+        return np.array(self.knots), np.array(self.llrs)
 
 
 def fit(

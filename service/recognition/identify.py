@@ -245,14 +245,26 @@ def _answer(
     started = time.perf_counter()
     people = len(view)
     matches = view.search(probes, top + EXPIRED_MARGIN)
-    with product.catalog.read() as reading:
-        known = by_pks(reading, sorted({int(row) for row in matches.rows.ravel() if row >= 0}))
-    spent = (time.perf_counter() - started) * 1000 / len(probes)
     now = datetime.now(UTC)
+    with product.catalog.read() as reading:
+        known = by_pks(reading, _distinct(matches.rows[:, :top]))
+        if not all(_living(known, row, now) for row in _distinct(matches.rows[:, :top])):
+            known = by_pks(reading, _distinct(matches.rows))
+    spent = (time.perf_counter() - started) * 1000 / len(probes)
     return [
         _about(face, rows, scores, known, now, people=people, scale=scale, accept=accept, top=top, search_ms=spent)
         for face, rows, scores in zip(seen, matches.rows, matches.scores, strict=True)
     ]
+
+
+def _distinct(rows: NDArray[np.int64]) -> list[int]:
+    return sorted({int(row) for row in rows.ravel() if row >= 0})
+
+
+def _living(known: dict[int, Indexed], row: int, now: datetime) -> bool:
+    """Somebody forgotten or expired since the search must not be answered, whatever the index still shows."""
+    found = known.get(row)
+    return found is not None and not found.expired(now)
 
 
 def _about(
@@ -268,8 +280,7 @@ def _about(
     top: int,
     search_ms: float,
 ) -> Identified:
-    # Somebody forgotten or expired since the search must not be answered, whatever the index still shows.
-    living = [place for place, row in enumerate(rows) if int(row) in known and not known[int(row)].expired(now)][:top]
+    living = [place for place, row in enumerate(rows) if _living(known, int(row), now)][:top]
     similarities = scores[living]
     decision = decide(similarities, people=people, calibration=scale, accept=accept)
     candidates = tuple(

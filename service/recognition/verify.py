@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
 import numpy as np
 
-from service.errors import PersonNotFoundError, PersonWithoutFaceError
+from service.errors import PersonWithoutFaceError
 from service.gallery import faces, people
 from service.gallery.records import GalleryRecord
 from service.recognition.product import Embedding, Product, largest
@@ -77,9 +76,7 @@ async def verify_person(
 
 def _template(product: Product, record: GalleryRecord, person: str) -> Embedding:
     with product.catalog.read() as reading:
-        found = people.get(reading, record.pk, person)
-        if found.expired(datetime.now(UTC)):
-            raise PersonNotFoundError(f"there is no person {person!r} in the gallery")
+        found = people.living(reading, record.pk, person)
         fused = faces.fused(reading, found.pk)
     if fused is None:
         raise PersonWithoutFaceError(f"person {person!r} has no enrolled face")
