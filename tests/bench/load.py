@@ -3,39 +3,32 @@
 `rest_over_loop` is faces per second through REST with 8 clients over faces per second of the in-process loop decode,
 detect, align, encode, on the same cores (the clients use them too), in turns in one run, over photos with one face
 each. Latencies and rates are given for 1, 8 and 64 clients; `ready_s` and `resident_mb` are of a service with 10,000
-people.
+people. `processor_ms` says where the time goes: of the loop, of the service and of its clients; it depends less than a
+rate on whatever else the machine is doing.
 """
 
 from __future__ import annotations
 
 import itertools
 import statistics
-import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
+from tests.bench.clients import Turn, drive, request
 from tests.bench.lfw_data import load_lfw
 from tests.bench.loop import Loop
 from tests.bench.report import Report, fresh_settings, note, parser
-from tests.bench.server import Client, Server, fill, form_of, serving
+from tests.bench.server import Server, fill, form_of, serving
 
 PEOPLE = 10_000
 GALLERY = "load"
 CLIENTS = (1, 8, 64)
 TURNS, QUICK_TURNS = 7, 2
 TURN_SECONDS, QUICK_SECONDS = 6.0, 4.0
-
-
-@dataclass(frozen=True)
-class Turn:
-    """What some clients saw in some seconds."""
-
-    faces_per_second: float
-    milliseconds: np.ndarray
-    refused: int
 
 
 def main() -> None:
@@ -73,13 +66,18 @@ def compare(
 ) -> None:
     """REST with 8 clients against the loop, in turns."""
     loops, rests, refused = [], [], 0
+    loop_ms, rest_ms, client_ms = [], [], []
+    part = photos[: max(16, int(len(photos) * min(1.0, seconds / 10)))]
     for turn in range(turns):
-        started = time.perf_counter()
-        part = photos[: max(16, int(len(photos) * min(1.0, seconds / 10)))]
+        started, used = time.perf_counter(), processor_ms()
         _, stages = loop.embed(part)
         loops.append(stages.faces / (time.perf_counter() - started))
-        seen = drive(server, verb, photos, 8, seconds, label=f"{verb}-{turn}")
+        loop_ms.append((processor_ms() - used) / stages.faces)
+        used, served = processor_ms(), processor_ms(server.pid)
+        seen = asking(server, verb, photos, 8, seconds, label=f"{verb}-{turn}")
         rests.append(seen.faces_per_second)
+        client_ms.append((processor_ms() - used) / len(seen.milliseconds))
+        rest_ms.append((processor_ms(server.pid) - served) / len(seen.milliseconds))
         refused += seen.refused
     ratios = [rest / plain for rest, plain in zip(rests, loops, strict=True)]
     report.figure(
@@ -94,49 +92,37 @@ def compare(
         most=round(max(ratios), 2),
         refused=refused,
     )
+    for side, spent in (("loop", loop_ms), ("service", rest_ms), ("clients", client_ms)):
+        report.figure("processor_ms", round(statistics.median(spent), 2), "ms a face", verb=verb, side=side)
 
 
 def latencies(report: Report, server: Server, photos: list[bytes], clients: int, seconds: float) -> None:
     """What a number of clients sees of identify."""
-    seen = drive(server, "identify", photos, clients, 2 * seconds, label=f"clients-{clients}")
+    seen = asking(server, "identify", photos, clients, 2 * seconds, label=f"clients-{clients}")
     report.figure("faces_per_second", round(seen.faces_per_second, 1), "faces/s", clients=clients, refused=seen.refused)
     for share in (50, 95, 99):
         value = float(np.percentile(seen.milliseconds, share))
         report.figure(f"p{share}_ms", round(value, 1), "ms", clients=clients, answers=len(seen.milliseconds))
 
 
-def drive(server: Server, verb: str, photos: list[bytes], clients: int, seconds: float, *, label: str) -> Turn:
-    """Let clients ask, each its next question as soon as it has an answer."""
+def asking(server: Server, verb: str, photos: list[bytes], clients: int, seconds: float, *, label: str) -> Turn:
+    """Clients that identify, or that enrol somebody new with each request."""
     forms = [form_of([photo]) for photo in photos]
-    number, lock = itertools.count(), threading.Lock()
-    spent: list[float] = []
-    refused = itertools.count()
-    begun = time.perf_counter()
 
-    def client() -> None:
-        mine = []
-        with Client(server.port) as connection:
-            while time.perf_counter() - begun < seconds:
-                place = next(number)
-                path = f"/v1/galleries/{GALLERY}/identify"
-                if verb == "enroll":
-                    path = f"/v1/galleries/{GALLERY}/people/{label}-{place}/faces"
-                started = time.perf_counter()
-                status, _ = connection.post_form(path, forms[place % len(forms)])
-                if status in {200, 201}:
-                    mine.append(time.perf_counter() - started)
-                elif status in {422, 429}:
-                    next(refused)
-                else:
-                    raise RuntimeError(f"{verb} was answered with {status}")
-        with lock:
-            spent.extend(mine)
+    def requests() -> Iterator[bytes]:
+        for number in itertools.count():
+            path = "identify" if verb == "identify" else f"people/{label}-{number}/faces"
+            yield request(f"/v1/galleries/{GALLERY}/{path}", forms[number % len(forms)])
 
-    with ThreadPoolExecutor(clients) as pool:
-        for done in [pool.submit(client) for _ in range(clients)]:
-            done.result()
-    wall = time.perf_counter() - begun
-    return Turn(len(spent) / wall, 1000 * np.array(spent), next(refused))
+    return drive(server.port, requests(), clients, seconds)
+
+
+def processor_ms(pid: int | None = None) -> float:
+    """Milliseconds of processor time that a process, or this one, has used."""
+    if pid is None:
+        return 1000 * time.process_time()
+    threads = Path(f"/proc/{pid}/task").iterdir()
+    return sum(int((thread / "schedstat").read_text().split()[0]) for thread in threads) / 1e6
 
 
 if __name__ == "__main__":
