@@ -57,8 +57,11 @@ class Views:
             return {pk: view.revision for pk, view in self._open.items()}
 
     def drop(self, gallery_pk: int) -> None:
-        """Forget the view of a deleted gallery, and its snapshot."""
+        """Forget the view of a deleted gallery, and its snapshot; called after the commit, so that none opens later."""
         with self._lock:
+            opening = self._opening.setdefault(gallery_pk, threading.Lock())
+        # Whoever is opening it read the catalog before the commit, and would leave a view that nobody closes.
+        with opening, self._lock:
             view = self._open.pop(gallery_pk, None)
             self._opening.pop(gallery_pk, None)
         if view is not None:

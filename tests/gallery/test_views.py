@@ -1,3 +1,5 @@
+import contextlib
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -67,3 +69,27 @@ def test_sweeping_deletes_what_belongs_to_no_gallery(views, gallery, folder):
     (folder / "notes.txt").touch()
     views.sweep()
     assert {path.name for path in folder.iterdir()} == {f"{gallery.pk}.snapshot", "notes.txt"}
+
+
+def test_a_gallery_deleted_while_its_view_is_being_opened_leaves_none(catalog, gallery, tmp_path):
+    reading, deleted = threading.Event(), threading.Event()
+
+    class Slow(LocalIndexes):
+        def of(self, owner, newest):
+            reading.set()
+            assert deleted.wait(10)
+            return super().of(owner, newest)
+
+    views = Views(catalog, Slow(tmp_path))
+    with ThreadPoolExecutor(2) as pool:
+        opening = pool.submit(views.of, gallery.pk)
+        assert reading.wait(10)
+        with catalog.write() as tx:
+            galleries.delete(tx, gallery.pk)
+        dropping = pool.submit(views.drop, gallery.pk)
+        deleted.set()
+        dropping.result(10)
+        with contextlib.suppress(GalleryNotFoundError):
+            opening.result(10)
+    assert views.revisions() == {}
+    views.close()
