@@ -1,5 +1,6 @@
 from datetime import UTC, datetime, timedelta
 
+import numpy as np
 import pytest
 
 from service.errors import GalleryNotFoundError, PersonNotFoundError
@@ -162,3 +163,16 @@ def test_a_row_is_never_used_twice(catalog, gallery, put):
     with catalog.write() as tx:
         forgetting.forget(tx, gallery.pk, "anna")
     assert put("anna").person.pk > first.pk
+
+
+def test_home_cells_are_told_for_those_who_have_one(catalog, gallery):
+    with catalog.write() as tx:
+        rows = [
+            people.put(tx, gallery.pk, f"p{number}", PersonFields(region=region)).person.pk
+            for number, region in enumerate(["8928308280fffff", None, "8928308280bffff"])
+        ]
+    with catalog.read() as reading:
+        asked = np.array([rows[2], 999, rows[1], rows[0]])
+        homes = people.homes_of(reading, gallery.pk, asked)
+        assert homes.tolist() == [b"8928308280bffff", b"", b"", b"8928308280fffff"]
+        assert people.homes_of(reading, gallery.pk, np.array([rows[1]])).tolist() == [b""]

@@ -1,0 +1,84 @@
+"""How far down a search looks for the mate."""
+
+import numpy as np
+import pytest
+
+from service.gallery.index.codes import Layout, Trust, turned
+from service.gallery.index.devices import in_main_memory
+from service.gallery.index.sealed import DEEPEST, LEAST_DEPTH, MANY, Scan, Sealed
+from service.gallery.index.segment import packed
+from service.gallery.index.threads import Threads
+
+
+@pytest.fixture
+def threads():
+    threads = Threads(2)
+    yield threads
+    threads.close()
+
+
+@pytest.fixture
+def probes(unit):
+    return turned(unit(2, seed=9), Layout.of(16))
+
+
+class Bad:
+    """A part whose coarse scores are the worse the better a row is, and tell so: nothing but depth helps."""
+
+    def __init__(self, segment, probe, claim):
+        self.first, self.count, self.trust, self.asked = 0, len(segment), Trust(1.0, 0.05), []
+        self.claim = claim
+        self.exact = (segment.numbers * segment.scales[:, None]) @ probe
+
+    def nearest(self, probes, depth, wanted):
+        self.asked.append(depth)
+        depth = min(depth, self.count)
+        places = np.argsort(self.exact)[:depth]
+        return np.full((1, depth), self.claim, np.float32), places[None].astype(np.int64)
+
+
+def whole(segment, parts):
+    return Sealed(segment, parts, packed(np.ones(len(segment), np.bool_)), len(segment))
+
+
+def test_a_part_whose_last_candidate_hopes_for_more_is_looked_through_deeper(sealed, probes, threads):
+    segment = sealed(5000)
+    bad = Bad(segment, probes[0], claim=0.9)
+    found = Scan([whole(segment, [bad])], None, threads).search(probes[:1], 1)
+    assert bad.asked[0] < 5000 <= bad.asked[-1] <= DEEPEST
+    assert found.rows[0, 0] == segment.rows[bad.exact.argmax()]
+
+
+def test_a_part_whose_last_candidate_has_no_hope_is_left_alone(sealed, probes, threads):
+    segment = sealed(5000)
+    bad = Bad(segment, probes[0], claim=0.05)
+    Scan([whole(segment, [bad])], None, threads).search(probes[:1], 1)
+    assert max(bad.asked) < 5000
+
+
+@pytest.mark.parametrize("k", [1, LEAST_DEPTH + 1, MANY, MANY + 1, 2990])
+def test_as_many_as_are_wanted_are_found_in_order(sealed, unit, probes, threads, k):
+    segment = sealed(3000)
+    alive = np.ones(3000, np.bool_)
+    alive[:5] = False
+    one = Sealed(segment, in_main_memory(segment), packed(alive), 2995)
+    found = Scan([one], None, threads).search(probes, k)
+    exact = (segment.numbers * segment.scales[:, None]) @ probes.T
+    exact[:5] = -np.inf
+    np.testing.assert_allclose(found.scores[:, 0], exact.max(axis=0), atol=1e-5)
+    assert (np.diff(found.scores, axis=1) <= 0).all()
+    assert all(len(set(line.tolist())) == k for line in found.rows)
+    if k > MANY:
+        np.testing.assert_allclose(found.scores, -np.sort(-exact.T, axis=1)[:, :k], atol=1e-5)
+
+
+def test_the_mate_of_every_probe_is_found_among_many(sealed, unit, threads):
+    """In 16 dimensions impostors come close, so this fails if hopes were a little too low."""
+    segment = sealed(20_000)
+    own = (segment.numbers[::200] * segment.scales[::200, None]).astype(np.float32)
+    rest = turned(unit(len(own), seed=3), Layout.of(16))
+    rest -= np.einsum("nd,nd->n", rest, own)[:, None] * own
+    asked = 0.93 * own + np.sqrt(1 - 0.93**2) * rest / np.linalg.norm(rest, axis=1, keepdims=True)
+    found = Scan([whole(segment, in_main_memory(segment))], None, threads).search(asked.astype(np.float32), 1)
+    exact = asked @ (segment.numbers * segment.scales[:, None]).T
+    np.testing.assert_array_equal(found.rows[:, 0], segment.rows[exact.argmax(axis=1)])
