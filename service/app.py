@@ -194,7 +194,8 @@ async def _open(app: FastAPI, settings: Settings, stack: AsyncExitStack) -> Prod
         ),
     )
     await asyncio.to_thread(_open_views, product)
-    if catalog.shared:
+    # An index server may be gone while something is committed, and has to be caught up when it is back.
+    if catalog.shared or settings.index == "milvus":
         await _keep_in_step(product, settings.poll, stack)
     app.state.imports = importer = _importer(product, settings, recognition, detection, streams)
     if importer.root.path is not None:
