@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import importlib
 import time
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from service.gallery.index.memory import used
 from service.gallery.index.protocol import Owner
 from tests.bench.crowd import STRATA, Crowd, Probes, blocks, probes_of
 from tests.bench.report import Report, note
+from tests.milvus_server import Milvus
 
 Vectors = NDArray[np.float32]
 Search = Callable[[Vectors], int]
@@ -147,7 +149,32 @@ def _hnswlib(vectors: Vectors, _: Path) -> Search | None:
     return lambda probe: int(index.knn_query(probe, k=NEIGHBOURS)[0][0, 0])
 
 
-OTHERS: dict[str, Callable[[Vectors, Path], Search | None]] = {"usearch i8": _usearch, "hnswlib, ef 128": _hnswlib}
+def _milvus(vectors: Vectors, folder: Path) -> Search | None:
+    """A standalone server on this machine, asked as the service asks it; its memory is not this process's."""
+    from service.gallery.index.milvus_server import MilvusCollection, MilvusServer
+
+    milvus = Milvus.laid_out(folder / "milvus")
+    milvus.start()
+    atexit.register(milvus.kill)
+    collection = MilvusCollection(MilvusServer(milvus.uri, ""), "bench", vectors.shape[1])
+    for first in range(0, len(vectors), 2_000):
+        part = vectors[first : first + 2_000]
+        entries = [{"gallery": 1, "person": first + row, "embedding": vector} for row, vector in enumerate(part)]
+        collection.ask(lambda client, entries=entries: client.insert("bench", entries))
+
+    def search(probe: Vectors) -> int:
+        options = {"filter": "gallery == 1", "output_fields": ["person"], "consistency_level": "Session"}
+        hits = collection.ask(lambda client: client.search("bench", list(probe), limit=NEIGHBOURS, **options))
+        return int(hits[0][0]["entity"]["person"])
+
+    return search
+
+
+OTHERS: dict[str, Callable[[Vectors, Path], Search | None]] = {
+    "usearch i8": _usearch,
+    "hnswlib, ef 128": _hnswlib,
+    "Milvus FLAT": _milvus,
+}
 
 
 def _ours(vectors: Vectors, folder: Path) -> Search:
