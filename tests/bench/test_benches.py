@@ -10,7 +10,7 @@ from tests.bench.crowd import BLOCK, STRATA, crowd_of, probes_of, stratum_of
 from tests.bench.lfw import accuracy_of_fold, all_pairs, open_set
 
 
-@pytest.mark.parametrize("bench", ["lfw", "encode", "load", "ranges", "priors", "bulk", "search"])
+@pytest.mark.parametrize("bench", ["lfw", "encode", "load", "ranges", "priors", "bulk", "search", "train"])
 def test_without_lfw_a_bench_says_so_and_exits_with_2(bench, tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", f"tests.bench.{bench}", "--quick", "--data", str(tmp_path)],

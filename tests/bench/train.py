@@ -1,9 +1,10 @@
-"""What training costs: `python -m tests.bench.train`.
+"""What training costs and reaches: `python -m tests.bench.train [--seeds 5] [--work DIR]`.
 
 `step_speedup` is the loop's own step, with what `auto` chooses on this machine, over a plain float32 PyTorch loop with
 the same network, batch and threads, in turns in one run. `partial_fc_time_ratio` and `partial_fc_memory_ratio` compare
 a sampled head with a full one in a process each, the full one written as most people write it. `resume_identical` is 1
-when a resumed run left the same bits as an uninterrupted one.
+when a resumed run left the same bits as an uninterrupted one. `lfw_scratch` and `lfw_distilled` are what laptop.toml
+reaches on LFW (see `tests.bench.train_lfw`): hours with `--seeds 5`, which `--work DIR` lets go on where it stopped.
 """
 
 from __future__ import annotations
@@ -24,10 +25,12 @@ from torch import nn
 from torch.nn import functional
 
 from tests.bench.report import Report, note, parser
+from tests.bench.train_lfw import accuracy, ready
 from training import checkpoints
 from training.backbones import MobileFaceNet
 from training.config import load
 from training.data import Batch
+from training.fused import library
 from training.heads import MarginHead
 from training.margins import arcface, cosface
 from training.partial_fc import PartialFC
@@ -38,14 +41,30 @@ DIM, BATCH, FRACTION = 512, 128, 0.1
 
 
 def main() -> None:
-    asked = parser(__doc__ or "").parse_args()
+    options = parser(__doc__ or "")
+    options.add_argument("--seeds", type=int, default=1, help="runs of each recipe; several compare the heads")
+    options.add_argument("--work", type=Path, help="keep crops and runs of LFW here, and go on from what is there")
+    options.add_argument("--only", choices=["cost", "lfw"], help="one half of the figures")
+    options.add_argument("--set", action="append", default=[], help="section.key=value for the runs on LFW; repeatable")
+    asked = options.parse_args()
     report = Report("train")
     with tempfile.TemporaryDirectory(prefix="vultus-bench-") as folder:
-        people = photos(Path(folder, "people"))
-        speed(report, people, Path(folder), batch=16 if asked.quick else BATCH, turns=2 if asked.quick else 4)
-        sampled(report, classes=100_000 if asked.quick else 1_000_000, steps=3 if asked.quick else 4)
-        report.figure("resume_identical", int(resumed(people, Path(folder))), "1 or 0")
+        if asked.only != "cost":
+            work, few = asked.work or Path(folder), 12 if asked.quick else None
+            made = ready(asked.data, work, people=few)
+            changes = ["run.epochs=1", "run.batch=16", *asked.set] if asked.quick else asked.set
+            accuracy(report, made, work, seeds=asked.seeds, changes=changes)
+        if asked.only != "lfw":
+            cost(report, Path(folder), quick=asked.quick)
     report.table()
+
+
+def cost(report: Report, folder: Path, *, quick: bool) -> None:
+    """Everything that needs no photos of people."""
+    people = photos(folder / "noise")
+    speed(report, people, folder, batch=BATCH, turns=2 if quick else 5)
+    sampled(report, classes=100_000 if quick else 1_000_000, steps=3 if quick else 4)
+    report.figure("resume_identical", int(resumed(people, folder)), "1 or 0")
 
 
 def photos(root: Path, people: int = 8, each: int = 16) -> Path:
@@ -63,32 +82,36 @@ def photos(root: Path, people: int = 8, each: int = 16) -> Path:
 
 def speed(report: Report, people: Path, folder: Path, *, batch: int, turns: int) -> None:
     """Photos per second of the loop's step and of a plain one, the median over turns."""
-    changes = [f"data.train=['{people}']", f"run.folder={folder / 'speed'}", f"run.batch={batch}", "network.dim=128"]
+    changes = [
+        f"data.train=['{people}']",
+        f"run.folder={folder / 'speed'}",
+        f"run.batch={batch}",
+        "network.dim=128",
+        "run.device=cpu",
+    ]
     loaded = Batch(
         torch.randint(0, 256, (batch, 112, 112, 3), dtype=torch.uint8),
         torch.randint(0, 8, (batch,)),
         torch.arange(batch),
     )
-    ours = {}
-    for compiled in (False, True):
-        setting = setting_of(load(None, [*changes, f"network.compile={str(compiled).lower()}", "run.device=cpu"]))
-        state = fresh(setting)
-        network = wrapped(setting, state.network)
-        ours[compiled] = lambda setting=setting, state=state, network=network: _step(setting, state, network, loaded)
-    turn_of = {"plain": plain_step(loaded), "eager": ours[False], "compiled": ours[True]}
+    setting = setting_of(load(None, changes))
+    state = fresh(setting)
+    network = wrapped(setting, state.network)
+    turn_of = {"plain": plain_step(loaded), "ours": lambda: _step(setting, state, network, loaded)}
     rates: dict[str, list[float]] = {name: [] for name in turn_of}
     for turn in range(turns + 1):
         for name, step in turn_of.items():
             started = time.perf_counter()
             step()
-            if turn:  # the first one compiles and warms up
+            if turn:  # the first one makes kernels and warms up
                 rates[name].append(batch / (time.perf_counter() - started))
     middle = {name: statistics.median(each) for name, each in rates.items()}
     more = {"batch": batch, "threads": torch.get_num_threads(), "precision": str(setting.precision)}
     for name, rate in middle.items():
         report.figure("photos_per_second", round(rate, 2), "photos/s", loop=name, **more)
-    for name in ("eager", "compiled"):
-        report.figure("step_speedup", round(middle[name] / middle["plain"], 3), "x", loop=name, **more)
+    ratios = [one / other for one, other in zip(rates["ours"], rates["plain"], strict=True)]
+    most = {"least": round(min(ratios), 3), "most": round(max(ratios), 3), "fused": library() is not None}
+    report.figure("step_speedup", round(middle["ours"] / middle["plain"], 3), "x", **most, **more)
 
 
 def plain_step(batch: Batch):

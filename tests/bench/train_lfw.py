@@ -1,0 +1,164 @@
+"""What a laptop learns of LFW: from the people outside folds 8 to 10, judged by the 1,800 pairs of those folds.
+
+The path is the one that README.md describes: photos in folders, `training.prepare`, `training/configs/laptop.toml`,
+and the checkpoint measured on crops that the same preparation made. People with one photo are left out, and so is
+everybody who is in a pair of folds 8 to 10. The threshold of a fold is the best one of the other two.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from scipy import stats
+
+from service.artifact.store import ModelStore
+from service.settings import CHECKOUT
+from tests.bench.lfw_data import Lfw, Pair, load_lfw
+from tests.bench.report import Report, note
+from training.config import load
+from training.data import Folder
+from training.embed import PhotosOf, embed, of_network
+from training.prepare import prepare
+from training.restore import restore
+from training.train import train
+from training.verification import fold_accuracy
+
+LAPTOP = CHECKOUT / "training" / "configs" / "laptop.toml"
+FIRST_TEST_FOLD = 7
+
+TAUGHT = (
+    f"teacher.model={CHECKOUT / 'models' / 'sface' / 'model.onnx'}",
+    "teacher.alone=true",
+    "optimiser.rate=0.002",
+    "optimiser.clip=1",
+    "data.sampler=random",
+    "augment.jitter=0",
+    "augment.erase=0",
+)
+"""Learning what SFace says of each photo, and no labels."""
+
+HEADS = {
+    "arcface": ("head.margin=arcface", "head.options={m = 0.1, scale = 20}"),
+    "cosface": ("head.margin=cosface", "head.options={m = 0.1, scale = 20}"),
+    "softmax": ("head.margin=softmax", "head.options={}"),
+}
+
+
+@dataclass(frozen=True)
+class Ready:
+    """Crops to learn from, crops to judge by, and the pairs of the latter."""
+
+    train: Path
+    test: Path
+    pairs: tuple[Pair, ...]
+
+
+def ready(data: Path | None, folder: Path, *, people: int | None) -> Ready:
+    """Write the photos of both sides and cut their crops; what is there already is kept.
+
+    Args:
+        data: folder that holds lfw/.
+        folder: where crops and runs go.
+        people: this many of each side only, for a quick look.
+    """
+    lfw = load_lfw(data)
+    pairs = tuple(pair for pair in lfw.pairs if pair.fold >= FIRST_TEST_FOLD)
+    if people is not None:
+        pairs = few(pairs, people)
+    judged = {name for pair in pairs for name in (pair.a, pair.b)}
+    write(lfw, judged, folder / "photos-test")
+    write(lfw, learnt_from(lfw, people), folder / "photos-train")
+    for side in ("train", "test"):
+        found = prepare(
+            folder / f"photos-{side}",
+            folder / f"crops-{side}",
+            ModelStore(CHECKOUT / "models"),
+            threads=os.cpu_count() or 1,
+        )
+        note(f"{side}: {found.crops} crops, {len(found.refused)} photos without a face")
+    return Ready(folder / "crops-train", folder / "crops-test", pairs)
+
+
+def learnt_from(lfw: Lfw, people: int | None) -> list[str]:
+    """Photos of everybody who has two or more and is in no pair of the folds that judge."""
+    barred = {person for person, fold in lfw.folds_of_people().items() if fold >= FIRST_TEST_FOLD}
+    counts = Counter(lfw.person(name) for name in lfw.photos)
+    wanted = [person for person, count in counts.items() if count > 1 and person not in barred]
+    chosen = set(wanted if people is None else sorted(wanted)[:people])
+    return [name for name in lfw.photos if lfw.person(name) in chosen]
+
+
+def few(pairs: Sequence[Pair], count: int) -> tuple[Pair, ...]:
+    """The first pairs of each kind of each fold, so that a third is still a fold."""
+    each = count // 3
+    kinds = [
+        [pair for pair in pairs if pair.fold == fold and pair.same == same] for fold in (7, 8, 9) for same in (1, 0)
+    ]
+    return tuple(pair for kind in kinds for pair in kind[:each])
+
+
+def write(lfw: Lfw, names: Sequence[str] | set[str], folder: Path) -> None:
+    """Lay photos out as PERSON/PHOTO.jpg."""
+    for name in sorted(names):
+        path = folder / lfw.person(name) / f"{name}.jpg"
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(lfw.photos[name])
+
+
+@dataclass(frozen=True)
+class Learnt:
+    """What came of one run: accuracy on the pairs in percent, and the share of its time that steps waited for data."""
+
+    accuracy: float
+    folds: tuple[float, ...]
+    wait: float
+    photos_per_second: float
+
+
+def learn(made: Ready, folder: Path, changes: Sequence[str]) -> Learnt:
+    """Train laptop.toml with some changes and judge the result; a run that is there already goes on or is done."""
+    config = load(LAPTOP, [f"data.train=['{made.train}']", f"run.folder={folder}", *changes])
+    network = restore(train(config)).network
+    crops = Folder(made.test)
+    vectors = embed(of_network(network), PhotosOf(crops))
+    at = {path.stem: row for row, path in enumerate(crops.paths)}
+    scores = np.array([vectors[at[pair.a]] @ vectors[at[pair.b]] for pair in made.pairs])
+    judged = fold_accuracy(scores, np.array([pair.same for pair in made.pairs]), folds=3)
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    steps = [line for line in lines if line["kind"] == "train"]
+    return Learnt(
+        judged.mean,
+        judged.folds,
+        statistics.mean(line["wait"] for line in steps),
+        statistics.median(line["photos_per_second"] for line in steps),
+    )
+
+
+def accuracy(report: Report, made: Ready, folder: Path, *, seeds: int, changes: Sequence[str]) -> None:
+    """Distilled and from scratch; with several seeds every head, seed by seed, so that a table cut short is whole."""
+    arms = {"distilled": TAUGHT, **({"scratch": ()} if seeds == 1 else HEADS)}
+    found: dict[str, list[float]] = {name: [] for name in arms}
+    for seed in range(seeds):
+        for name, how in arms.items():
+            run = learn(made, folder / f"{name}-{seed}", [*how, f"run.seed={seed}", *changes])
+            found[name].append(run.accuracy)
+            kind = "lfw_distilled" if name == "distilled" else "lfw_scratch"
+            more = {"recipe": name, "seed": seed, "pairs": len(made.pairs)}
+            report.figure(kind, round(run.accuracy, 2), "%", folds=[round(each, 2) for each in run.folds], **more)
+            report.figure("data_wait", round(100 * run.wait, 2), "% of a step", recipe=name, seed=seed)
+            report.figure("run_photos_per_second", round(run.photos_per_second, 1), "photos/s", recipe=name, seed=seed)
+    for name, values in found.items():
+        if len(values) > 1:
+            half = stats.t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / len(values) ** 0.5
+            kind = "lfw_distilled" if name == "distilled" else "lfw_scratch"
+            mean = statistics.mean(values)
+            more = {"recipe": name, "seeds": len(values), "interval": [round(mean - half, 2), round(mean + half, 2)]}
+            report.figure(f"{kind}_mean", round(mean, 2), "%", **more)
