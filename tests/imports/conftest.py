@@ -35,6 +35,15 @@ class Importing(Gallery):
         """Begin an import, and give the answer."""
         return self.service.post(f"{self.path}/imports", json={"path": str(path), **more})
 
+    def begin_ready(self, manifest, array):
+        """Begin an import of ready embeddings, for which a service without keys needs somebody who may."""
+        state = self.service.app.state
+        access, state.access = state.access, _Somebody()
+        try:
+            return self.begin(manifest, embeddings=array)
+        finally:
+            state.access = access
+
     def job(self, import_id):
         return self.service.get(f"{self.path}/imports/{import_id}").json()
 
@@ -63,6 +72,13 @@ class Importing(Gallery):
     def outcomes(self, job):
         """(photo, person, outcome) of each line."""
         return [(line["photo"], line["person"], line["outcome"]) for line in self.report(job)]
+
+
+class _Somebody:
+    """Access for whoever asks."""
+
+    async def caller(self, authorization, scope):
+        return "somebody"
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from collections import Counter
 from datetime import timedelta
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from service.errors import LeaseLostError
@@ -13,7 +14,6 @@ from service.gallery.catalog import Catalog
 from service.gallery.schema import imports as jobs
 from service.gallery.schema import shards
 from service.identify.fusion import fuse
-from tests.faces import orl_photo
 from tests.imports.conftest import Importing
 
 SECRET = b"s" * 32
@@ -149,15 +149,21 @@ class TestOfTwoProcesses:
         secret.write_bytes(SECRET)
         return [start(tmp_path / name, catalog=url, secret=secret, import_root=root) for name in ("one", "two")]
 
-    def test_an_import_is_done_once_by_both(self, services, root: Path):
-        source = root / "both"
-        for person in range(1, 41):
-            (source / f"s{person}").mkdir(parents=True)
-            for number in range(1, 11):
-                (source / f"s{person}" / f"{number}.pgm").write_bytes(orl_photo(person, number))
+    def test_an_import_is_shared_and_done_once(self, services, root: Path):
+        many = 12_000
+        vectors = np.random.default_rng(0).standard_normal((many, 128)).astype(np.float32)
+        np.save(root / "both.npy", vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
+        (root / "both.csv").write_text("person\n" + "".join(f"p{number}\n" for number in range(many)))
         services[0].post("/v1/galleries", json={"name": "both"})
-        gallery = Importing(services[0], "both")
-        job = gallery.imported(source.name)
+        gallery, workers = Importing(services[0], "both"), [each.app.state.imports for each in services]
+        begun = gallery.begin_ready("both.csv", "both.npy").json()
+        worked = set()
+        while (job := gallery.job(begun["import"]))["ended_at"] is None:
+            workers[1].poke()  # it would look by itself after two seconds
+            worked |= {each for each in workers for rate in list(each.rates.values()) if rate.per_second() > 0}
+        assert job["outcomes"]["enrolled"] == many
+        assert worked == set(workers)
         lines = gallery.report(job)
-        assert [line["row"] for line in lines] == [str(number) for number in range(1, 401)]
-        assert gallery.state()[2] == job["outcomes"]["enrolled"] == len({line["face"] for line in lines} - {""})
+        assert [line["row"] for line in lines] == [str(number) for number in range(1, many + 1)]
+        assert gallery.state()[1:] == (many, many)
+        assert len({line["face"] for line in lines}) == many
