@@ -46,6 +46,7 @@ def main() -> None:
     options = parser(__doc__ or "")
     options.add_argument("--kills", type=int, default=0, help="kill so many imports, and nothing else")
     options.add_argument("--only", choices=["photos", "ready", "live"], help="one part of the figures")
+    options.add_argument("--photos", type=int, help="so many photos in place of all")
     asked = options.parse_args()
     report = Report("bulk")
     if asked.kills:
@@ -60,7 +61,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="vultus-bulk-") as name:
         root = Path(name)
         if lfw is not None:
-            names = sorted(lfw.photos)[: QUICK_PHOTOS if asked.quick else None]
+            names = sorted(lfw.photos)[: asked.photos or (QUICK_PHOTOS if asked.quick else None)]
             photos = {photo: lfw.photos[photo] for photo in names}
             folder = laid_out(root, photos)
             if asked.only != "live":
