@@ -80,6 +80,9 @@ class _Somebody:
     async def caller(self, authorization, scope):
         return "somebody"
 
+    async def admit(self, caller):
+        pass
+
 
 @pytest.fixture
 def gallery(importing):
