@@ -110,7 +110,7 @@ def test_an_imports_crops_are_kept_and_faces_without_one_block_the_switch(tmp_pa
         shutil.copy(photo(person, 1), photos / f"p{person}")
     for words in (
         ("galleries", "create", "keeping", "--keep-crops"),
-        ("index", str(photos), "--gallery", "keeping"),
+        ("index", str(photos), "--gallery", "keeping", "--report", str(tmp_path / "report.csv")),
         ("enroll", "staff", "anna", photo(10, 1), "--create"),
     ):
         done = typed(*words, data=data, models=models)
