@@ -56,7 +56,7 @@ class Finding:
 
 
 def doctor(as_json: AsJson = False) -> None:
-    """Check Python, libraries, models, engines, data folder and port; exit 1 if anything is wrong."""
+    """Check Python, libraries, models, engines, data, PostgreSQL, Redis and port; exit 1 if anything is wrong."""
     from service.settings import load_settings  # noqa: PLC0415 - a fast start of the other commands
 
     settings = load_settings()
@@ -78,6 +78,7 @@ def _examine(settings: Settings) -> Iterator[Finding]:
     yield _processor()
     yield from _models(settings)
     yield _data(settings.data)
+    yield from _shared(settings)
     yield _port(settings.host, settings.port)
 
 
@@ -156,6 +157,32 @@ def _data(folder: Path) -> Finding:
     if free < LEAST_FREE:
         return Finding("data", fine=False, says=f"{folder} has only {free >> 20} MiB left; make space")
     return Finding("data", fine=True, says=f"{folder}, {free / (1 << 30):.0f} GiB free")
+
+
+def _shared(settings: Settings) -> Iterator[Finding]:
+    """PostgreSQL and Redis, where they are configured."""
+    from service.gallery.postgresql import PostgresStorage  # noqa: PLC0415 - after the libraries were found
+    from service.shared.redis_store import InRedis  # noqa: PLC0415 - the same
+
+    if settings.catalog:
+        try:
+            storage = PostgresStorage.at(settings.catalog)
+            try:
+                yield Finding("catalog", fine=True, says=f"PostgreSQL {storage.version()} lets this user in")
+            finally:
+                storage.dispose()
+        except VultusError as error:
+            yield Finding("catalog", fine=False, says=f"{error.detail}; VULTUS_CATALOG names another one")
+    if settings.redis:
+        try:
+            shared = InRedis(settings.redis, "doctor")
+        except VultusError as error:
+            yield Finding("redis", fine=False, says=f"{error.detail}; VULTUS_REDIS names another one")
+            return
+        up = shared.state == "up"
+        shared.close()
+        says = "answers" if up else "does not answer; replicas go on alone meanwhile"
+        yield Finding("redis", fine=up, says=says)
 
 
 def _port(host: str, port: int) -> Finding:

@@ -144,6 +144,15 @@ class PostgresStorage:
             reading=_engine(address, encryption, READING, connections=READERS, silence=READ_SECONDS),
         )
 
+    def version(self) -> str:
+        """What the server says that it is.
+
+        Raises:
+            StorageError: it does not answer, or does not let this user in.
+        """
+        with self.translated(), self.reading.begin() as connection:
+            return str(connection.exec_driver_sql("SHOW server_version").scalar_one())
+
     def dispose(self) -> None:
         """Close every connection."""
         self.reading.dispose()
