@@ -7,7 +7,7 @@ from sqlalchemy import select
 from service.errors import GalleryModelError, ReindexingError, WithoutCropsError
 from service.gallery import changes, faces, forgetting, galleries, people, reindexing, schema
 from service.gallery.embeddings import from_bytes
-from service.gallery.index.local import LocalIndexes
+from service.gallery.index.indexes import LocalIndexes
 from service.gallery.reindexing import Model
 from service.gallery.views import Views
 from service.identify.fusion import fuse

@@ -8,7 +8,7 @@ import pytest
 from service.errors import StorageError
 from service.gallery import calibrations, faces, forgetting, galleries
 from service.gallery.catalog import Catalog
-from service.gallery.index.local import LocalIndexes
+from service.gallery.index.indexes import LocalIndexes
 from service.gallery.records import NewTemplate
 from service.gallery.views import Views
 from service.identify.calibration import fit
