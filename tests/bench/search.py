@@ -50,6 +50,9 @@ FACES = -5_000
 
 RESIDENT = 1_000_000
 
+AS_BUILT = Sizes(fan=1 << 30)
+"""What was built is settled; copies of it would be merged again."""
+
 AT_ONCE = Sizes(flat=1 << 17, growing=1 << 17, fan=8, waiting=1 << 18)
 """Nobody searches while it is built, so larger pieces are sealed."""
 NEVER_KEPT = 1 << 40
@@ -107,7 +110,9 @@ class Gallery:
         self.owner = Owner(self.catalog.id, self.record["pk"], "bench", self.record["dim"])
 
     def open(self, threads: int) -> tuple[LocalIndexes, GalleryView]:
-        indexes = LocalIndexes(self.place, threads=threads, order=partial(by_region, self.record["stride"]))
+        indexes = LocalIndexes(
+            self.place, threads=threads, order=partial(by_region, self.record["stride"]), sizes=AS_BUILT
+        )
         return indexes, GalleryView(self.catalog, self.record["pk"], indexes, snapshot_every=NEVER_KEPT)
 
 
@@ -183,7 +188,7 @@ def measure(report: Report, gallery: Gallery, people: int, asked: argparse.Names
     indexes, view = gallery.open(2)
     two = timed(searching(view, probes.vectors), 60)
     figure("two_thread_speedup", round(ours / two, 2), "x", ms=round(1000 * two, 2))
-    beside(figure, gallery, view, probes.vectors, 4 if asked.quick else 20)
+    beside(figure, gallery, view, probes.vectors, 4 if asked.quick else 15)
     view.abandon()
     indexes.close()
     replay(figure, gallery, 1_000 if asked.quick else 10_000)
@@ -340,8 +345,9 @@ def enrol(gallery: Gallery, view: GalleryView, stop: threading.Event, done: list
         vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
         given = additions(vectors)
         with gallery.catalog.write() as tx:
-            revision = bulk.add(tx, record, {}, given)
-        view.catch_up(revision)
+            added = bulk.add(tx, record, owners_of(given), given)
+        if added is not None:
+            view.show(added.revision, added.rows, added.embeddings)
         done.append(len(given))
         time.sleep(max(0.0, due - time.perf_counter()))
 
@@ -355,6 +361,11 @@ def additions(vectors: NDArray[np.float32]) -> list[bulk.Addition]:
     ]
 
 
+def owners_of(given: list[bulk.Addition]) -> dict[str, bulk.Owner]:
+    """Somebody new for each addition."""
+    return {each.person: bulk.Owner(None, {}, [each.template.embedding], [each.template.quality]) for each in given}
+
+
 def replay(figure: Figure, gallery: Gallery, revisions: int) -> None:
     """Start from what is kept and apply so many revisions, one person each."""
     with gallery.catalog.read() as reading:
@@ -365,7 +376,9 @@ def replay(figure: Figure, gallery: Gallery, revisions: int) -> None:
     vectors = np.random.default_rng(4).standard_normal((revisions, record.dim), np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     with gallery.catalog.write() as tx:
-        reached = bulk.add(tx, record, {}, additions(vectors))
+        given = additions(vectors)
+        added = bulk.add(tx, record, owners_of(given), given)
+        reached = added.revision if added is not None else 0
         run = tx.connection.exec_driver_sql
         run(
             "UPDATE people SET revision = ? + pk - (SELECT min(pk) FROM people WHERE revision = ?) WHERE revision = ?",

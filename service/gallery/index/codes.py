@@ -226,6 +226,8 @@ class FastScan:
         filled.invlists.add_entries(0, self.count, faiss.swig_ptr(numbers), faiss.swig_ptr(codes))
         filled.ntotal = self.count
         self._index: Any = faiss.IndexIVFPQFastScan(filled)
+        # Its wrapper would keep the index that it was converted from, and with it all codes once more.
+        self._index.referenced_objects = []
         self._quantiser = quantiser
         lists: Any = self._index.invlists
         _in_huge_pages(int(lists.get_codes(0)), self.count * layout.code_bytes)
@@ -236,6 +238,13 @@ class FastScan:
         found, positions = self._index.search(probes, min(depth, self.count), params=parameters)
         positions[positions >= 0] += self.first
         return found, positions
+
+
+def give_back() -> None:
+    """Return what building parts took for a while; glibc would keep as much as the codes take."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def _in_huge_pages(address: int, size: int) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.errors import EngineAbsentError
-from service.gallery.index.codes import PART, Bits, FastScan, Part, Trust
+from service.gallery.index.codes import PART, Bits, FastScan, Part, Trust, give_back
 from service.gallery.index.rows import Positions, Vectors, restored
 from service.gallery.index.segment import BLOCK, Segment, unpacked
 
@@ -55,10 +55,12 @@ def parts_on(device: Device, library: Any = faiss) -> Callable[[Segment], Sequen
 
 def in_main_memory(segment: Segment) -> Sequence[Part]:
     """A segment's codes for the CPU."""
-    return [
+    parts = [
         FastScan(segment.book, segment.codes[first : first + PART], first, segment.trust)
         for first in range(0, len(segment), PART)
     ]
+    give_back()
+    return parts
 
 
 class OnGpu:
