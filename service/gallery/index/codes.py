@@ -227,7 +227,7 @@ class FastScan:
         filled.ntotal = self.count
         self._index: Any = faiss.IndexIVFPQFastScan(filled)
         # Its wrapper would keep the index that it was converted from, and with it all codes once more.
-        self._index.referenced_objects = []
+        vars(self._index)["referenced_objects"] = []
         self._quantiser = quantiser
         lists: Any = self._index.invlists
         _in_huge_pages(int(lists.get_codes(0)), self.count * layout.code_bytes)
