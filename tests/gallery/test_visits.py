@@ -152,9 +152,11 @@ BEFORE_VISITS = (
     "DROP INDEX people_by_digits",
     "DROP INDEX people_by_device",
 )
+EARLIEST = {"meta", "galleries", "people", "templates", "departures", "visits", "calibrations", "receipts", "keys"}
 BEFORE_IMPORTS = tuple(
     f"DROP TABLE {table.name}"
-    for table in (schema.marks, schema.refusals, schema.outcomes, schema.shards, schema.imports)
+    for table in reversed(schema.metadata.sorted_tables)
+    if table.name not in EARLIEST | {"idempotency"}
 )
 BEFORE_CALIBRATIONS = (*BEFORE_IMPORTS, "DROP TABLE calibrations", "ALTER TABLE galleries DROP COLUMN observed")
 
