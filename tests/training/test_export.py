@@ -18,7 +18,7 @@ from tests.training.photos import people_folder
 from training.config import load
 from training.embed import of_network, of_onnx, unit
 from training.errors import CheckpointError, DataError, ParityError
-from training.export import OPSET, export
+from training.export import OPSET, export, main
 from training.parity import Parity, Proof, Shown, check, compared, proof_of_pairs, shown
 from training.records import PackedPairs
 from training.restore import restore
@@ -185,6 +185,14 @@ def test_without_the_training_data_or_other_crops_nothing_is_made(run, tmp_path)
     torch.save(content, model)
     with pytest.raises(DataError, match="gone is not there; name real crops with --crops-from"):
         export(tmp_path / "run", ModelStore(tmp_path / "models"), name="small", licence=LICENCE, commit="abc")
+
+
+def test_the_command_says_in_one_line_what_is_wrong(tmp_path, capsys):
+    words = ["--name", "mine", "--license", "Apache-2.0", "--source", "https://example.org", "--models", str(tmp_path)]
+    assert main([str(tmp_path), *words]) == 1
+    assert capsys.readouterr().err == f"The checkpoint cannot be used: {tmp_path} holds no checkpoint\n"
+    assert main([str(tmp_path), *words, "--pairs", str(tmp_path / "none.txt"), "--crops", str(tmp_path)]) == 1
+    assert "none.txt cannot be read" in capsys.readouterr().err
 
 
 def test_a_folder_without_a_checkpoint_is_refused(tmp_path):

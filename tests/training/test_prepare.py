@@ -3,6 +3,7 @@
 import json
 import resource
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from tests.faces import orl
 from training.data import open_source
 from training.errors import DataError
 from training.lookover import copies
-from training.prepare import prepare
+from training.prepare import main, prepare
 
 STORE = ModelStore(CHECKOUT / "models")
 
@@ -119,6 +120,18 @@ def test_a_full_disk_is_said_and_a_second_start_goes_on(made, tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert prepare(root / "test", tmp_path / "crops", STORE, threads=1).crops == 2
+
+
+def test_the_command_sums_up_what_it_found(made, monkeypatch, capsys):
+    root, _ = made
+    words = [str(root / "people"), str(root / "crops"), "--models", str(STORE.folder)]
+    monkeypatch.setattr(sys, "argv", ["prepare", *words, "--evaluation", str(root / "test-crops"), "--threads", "1"])
+    assert main() == 0
+    said = capsys.readouterr().out
+    assert said.startswith("17 crops; 2 photos without a usable face, 0 that several people have, 1 copies, 1 that")
+    monkeypatch.setattr(sys, "argv", ["prepare", str(root / "nowhere"), *words[1:]])
+    assert main() == 1
+    assert "The data set cannot be used: there is no folder" in capsys.readouterr().err
 
 
 # --- raw photos ---

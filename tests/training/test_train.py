@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -20,7 +21,7 @@ from training import checkpoints
 from training.backbones import Recogniser
 from training.config import load
 from training.data import batches
-from training.errors import CheckpointError, ConfigError, DataError, NotFiniteError
+from training.errors import CheckpointError, CheckpointSpaceError, ConfigError, DataError, NotFiniteError
 from training.records import PackedPairs, write_bin
 from training.start import fresh, setting_of
 from training.train import _step, main, train
@@ -170,6 +171,21 @@ def test_a_checkpoint_of_another_configuration_is_refused(people, uninterrupted,
     shutil.copytree(uninterrupted / "checkpoints", tmp_path / "checkpoints")
     with pytest.raises(CheckpointError, match="belongs to another configuration: it has network"):
         train(load(None, changes(people, tmp_path, *THOROUGH, "network.dim=32")))
+
+
+def test_a_run_whose_disk_is_full_stops_and_the_checkpoint_before_is_gone_on_with(people, uninterrupted, tmp_path):
+    kept = tmp_path / "checkpoints" / "step-000000003"
+    shutil.copytree(uninterrupted / "checkpoints" / kept.name, kept)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))  # no file may grow beyond it, as on a full disk
+    try:
+        with pytest.raises(CheckpointSpaceError, match="could not be written"):
+            train(load(None, changes(people, tmp_path, *THOROUGH)))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert checkpoints.found(tmp_path / "checkpoints") == [kept]
+    last = train(load(None, changes(people, tmp_path, *THOROUGH)))
+    assert_identical(uninterrupted / "checkpoints" / last.name, last)
 
 
 def test_a_batch_that_the_data_cannot_fill_is_refused(people, tmp_path):
