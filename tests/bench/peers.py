@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import atexit
-import importlib
+import importlib.util
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
