@@ -39,8 +39,6 @@ TAUGHT = (
     "optimiser.rate=0.002",
     "optimiser.clip=1",
     "data.sampler=random",
-    "augment.jitter=0",
-    "augment.erase=0",
 )
 """Learning what SFace says of each photo, and no labels."""
 
