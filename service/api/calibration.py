@@ -10,7 +10,8 @@ from fastapi import APIRouter, Depends, Request, Response
 from service.api.access import needs
 from service.api.dependencies import ProductAtDep
 from service.api.problems import described
-from service.api.schemas import CalibrationOut, CalibrationTierOut, CasesIn, GainOut, GainsOut, HabitsOut, Id
+from service.api.schemas.calibration import CalibrationOut, CalibrationTierOut, CasesIn, GainOut, GainsOut, HabitsOut
+from service.api.schemas.common import Id
 from service.api.writes import Keep, body_digest, idempotent, write
 from service.errors import NotFoundError
 from service.gallery import calibrations, galleries

@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import Depends, Header, Query, Request
 
 from service.api.metrics import Metrics
-from service.api.schemas import Id
+from service.api.schemas.common import Id
 from service.errors import NotReadyError
 from service.imports.worker import Worker
 from service.recognition.product import Product

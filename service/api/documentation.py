@@ -6,21 +6,37 @@ from collections.abc import Iterator
 from typing import Any
 
 from fastapi import FastAPI
+from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from service.api import schemas as bodies
 from service.api.schemas import (
-    COMPONENTS,
-    EnrollJson,
-    IdentifyJson,
-    PhotoJson,
-    Problem,
-    VerifyPersonJson,
-    VerifyPhotosJson,
+    calibration,
+    common,
+    enroll,
+    faces,
+    galleries,
+    identify,
+    imports,
+    operation,
+    people,
+    verify,
+    visits,
 )
+from service.api.schemas.common import COMPONENTS, Problem
+from service.api.schemas.enroll import EnrollJson
+from service.api.schemas.faces import PhotoJson
+from service.api.schemas.identify import IdentifyJson
+from service.api.schemas.verify import VerifyPersonJson, VerifyPhotosJson
 
 BODIES = (EnrollJson, IdentifyJson, PhotoJson, VerifyPersonJson, VerifyPhotosJson, Problem)
+NOUNS = (calibration, common, enroll, faces, galleries, identify, imports, operation, people, verify, visits)
 FASTAPI_ERRORS = ("HTTPValidationError", "ValidationError")
+
+
+def bodies() -> dict[str, type[BaseModel]]:
+    """Every body of a request or an answer, by its name."""
+    found = (each for noun in NOUNS for each in vars(noun).values())
+    return {each.__name__: each for each in found if isinstance(each, type) and issubclass(each, BaseModel)}
 
 
 def complete(app: FastAPI) -> None:
@@ -39,16 +55,17 @@ def _completed(document: dict[str, Any]) -> dict[str, Any]:
     _, added = models_json_schema([(model, "validation") for model in BODIES], ref_template=COMPONENTS)
     schemas = document["components"]["schemas"]
     schemas.update(added["$defs"])
+    own = bodies()
     for name, schema in schemas.items():
         if "examples" in schema:
             # FastAPI leaves out members that are null, which the answers have.
-            schema["examples"] = getattr(bodies, name).model_json_schema()["examples"]
+            schema["examples"] = own[name].model_json_schema()["examples"]
     for name in FASTAPI_ERRORS:
         schemas.pop(name, None)
-    for operation in _operations(document):
-        for status, answer in list(operation["responses"].items()):
+    for route in _operations(document):
+        for status, answer in list(route["responses"].items()):
             if str(answer).find(FASTAPI_ERRORS[0]) >= 0:
-                del operation["responses"][status]
+                del route["responses"][status]
     return document
 
 

@@ -12,19 +12,10 @@ from service.api import render, uploads
 from service.api.access import Access, needs
 from service.api.dependencies import MetricsDep, ProductAtDep, ProductDep
 from service.api.problems import described
-from service.api.schemas import (
-    Context,
-    DetectionOut,
-    EmbeddingOut,
-    Id,
-    IdentificationOut,
-    IdentifyJson,
-    PhotoJson,
-    VerificationOut,
-    VerifyPersonJson,
-    VerifyPhotosJson,
-    cell_of_place,
-)
+from service.api.schemas.common import Id, cell_of_place
+from service.api.schemas.faces import DetectionOut, EmbeddingOut, PhotoJson
+from service.api.schemas.identify import Context, IdentificationOut, IdentifyJson
+from service.api.schemas.verify import VerificationOut, VerifyPersonJson, VerifyPhotosJson
 from service.errors import InvalidRequestError
 from service.recognition.expectations import Context as Known
 from service.recognition.identify import NOTHING_KNOWN, identify

@@ -8,7 +8,8 @@ from service.api import render
 from service.api.access import needs
 from service.api.dependencies import Cursor, PageSize, ProductAtDep, ProductDep
 from service.api.problems import described
-from service.api.schemas import GalleryDeleted, GalleryIn, GalleryOut, GalleryPage, GalleryPatch, Id
+from service.api.schemas.common import Id
+from service.api.schemas.galleries import GalleryDeleted, GalleryIn, GalleryOut, GalleryPage, GalleryPatch
 from service.api.writes import Keep, body_digest, idempotent, write
 from service.gallery import galleries
 from service.gallery.records import GalleryChanges

@@ -9,7 +9,8 @@ from service.api import render
 from service.api.access import Access, needs
 from service.api.dependencies import Cursor, ImportsDep, PageSize, ProductAtDep
 from service.api.problems import described
-from service.api.schemas import Id, ImportIn, ImportOut, ImportPage
+from service.api.schemas.common import Id
+from service.api.schemas.imports import ImportIn, ImportOut, ImportPage
 from service.api.writes import Keep, body_digest, idempotent, write
 from service.gallery.catalog import WriteTransaction
 from service.imports import jobs

@@ -11,7 +11,7 @@ from service import __version__
 from service.api.access import needs
 from service.api.dependencies import MetricsDep, ProductDep
 from service.api.problems import described
-from service.api.schemas import EngineOut, Live, ModelOut, ModelsOut, Ready
+from service.api.schemas.operation import EngineOut, Live, ModelOut, ModelsOut, Ready
 from service.artifact.manifest import Manifest
 from service.errors import ReplicaBehindError
 from service.vision.choice import Chosen

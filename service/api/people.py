@@ -10,18 +10,9 @@ from service.api import render, uploads
 from service.api.access import Access, needs
 from service.api.dependencies import Cursor, MetricsDep, PageSize, ProductAtDep
 from service.api.problems import described
-from service.api.schemas import (
-    EnrollJson,
-    EnrolmentOut,
-    FaceRemoved,
-    Id,
-    PersonForgotten,
-    PersonIn,
-    PersonOut,
-    PersonPage,
-    PersonPatch,
-    Point,
-)
+from service.api.schemas.common import Id, Point
+from service.api.schemas.enroll import EnrollJson, EnrolmentOut
+from service.api.schemas.people import FaceRemoved, PersonForgotten, PersonIn, PersonOut, PersonPage, PersonPatch
 from service.api.writes import Keep, body_digest, idempotent, write
 from service.gallery import faces, galleries, people
 from service.gallery.catalog import WriteTransaction

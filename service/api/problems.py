@@ -11,7 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from service.api.schemas import COMPONENTS, Problem
+from service.api.schemas.common import COMPONENTS, Problem
 from service.errors import (
     InvalidJsonError,
     InvalidRequestError,

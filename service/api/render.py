@@ -6,28 +6,14 @@ import base64
 
 import numpy as np
 
-from service.api.schemas import (
-    BoxOut,
-    CandidateOut,
-    EmbeddedOut,
-    EnrolledOut,
-    EnrolmentOut,
-    FaceOut,
-    GalleryOut,
-    IdentificationOut,
-    IdentifiedOut,
-    ImportOut,
-    ObservableIn,
-    PersonOut,
-    QualityOut,
-    RefusedOut,
-    ResemblanceOut,
-    SeenOut,
-    TierOut,
-    TraceOut,
-    Trouble,
-    VerificationOut,
-)
+from service.api.schemas.common import BoxOut
+from service.api.schemas.enroll import EnrolledOut, EnrolmentOut, RefusedOut, ResemblanceOut
+from service.api.schemas.faces import EmbeddedOut, QualityOut, SeenOut
+from service.api.schemas.galleries import GalleryOut, ObservableIn
+from service.api.schemas.identify import CandidateOut, IdentificationOut, IdentifiedOut, TierOut, TraceOut
+from service.api.schemas.imports import ImportOut, Trouble
+from service.api.schemas.people import FaceOut, PersonOut
+from service.api.schemas.verify import VerificationOut
 from service.gallery.galleries import GallerySize
 from service.gallery.records import GalleryRecord, PersonRecord, TemplateRecord
 from service.imports.jobs import Progress

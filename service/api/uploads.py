@@ -19,7 +19,7 @@ from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException
 
 from service.api.problems import invalid
-from service.api.schemas import COMPONENTS
+from service.api.schemas.common import COMPONENTS
 from service.errors import (
     InvalidEmbeddingError,
     InvalidJsonError,

@@ -7,7 +7,8 @@ from fastapi import APIRouter, Depends, Request, Response
 from service.api.access import needs
 from service.api.dependencies import ProductAtDep
 from service.api.problems import described
-from service.api.schemas import Id, VisitIn, VisitOut, cell_of_place
+from service.api.schemas.common import Id, cell_of_place
+from service.api.schemas.visits import VisitIn, VisitOut
 from service.api.writes import Keep, body_digest, idempotent, write
 from service.gallery.catalog import WriteTransaction
 from service.recognition.visits import record
