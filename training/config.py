@@ -121,12 +121,16 @@ class TeacherConfig(_Section):
         weight: of 1 - cosine between the student's and the teacher's embedding.
         relations: weight of the difference of the distances within the batch (Park et al. 2019).
         alone: leave the labels out: no margin head at all.
+        sees: `original`, each photo once as it is; or `changed`, the very crop that the student sees.
+        mix: share of the crops that are mixed with another photo's, for a teacher that is alone and sees them.
     """
 
     model: Path | None = None
     weight: Rate = 1.0
     relations: Rate = 0.0
     alone: bool = False
+    sees: Literal["original", "changed"] = "original"
+    mix: Annotated[float, Field(ge=0, le=1)] = 0.0
 
 
 class OptimiserConfig(_Section):
@@ -208,6 +212,8 @@ class Config(_Section):
             raise ValueError(f"run.batch {self.run.batch} is no multiple of run.accumulate {self.run.accumulate}")
         if self.teacher.alone and self.teacher.model is None:
             raise ValueError("teacher.alone needs a teacher.model")
+        if self.teacher.mix and not (self.teacher.alone and self.teacher.sees == "changed"):
+            raise ValueError("teacher.mix needs teacher.alone and teacher.sees=changed: a mixed crop has no label")
         return self
 
     def identity(self) -> dict[str, Any]:

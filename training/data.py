@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -293,18 +293,25 @@ def decode(data: bytes) -> Image.Image:
 Sample = tuple[NDArray[np.uint8], int, int]
 """A crop, its label, and the number of its photo."""
 
+Teach = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
+
 
 @dataclass(frozen=True)
 class Batch:
-    """(n, 112, 112, 3) uint8 crops, their (n,) labels, and the (n,) numbers of their photos."""
+    """(n, 112, 112, 3) uint8 crops, their (n,) labels, and the (n,) numbers of their photos.
+
+    `taught` is what a teacher sees in them, (n, dim) float32 unit vectors; None where no teacher sees the crops.
+    """
 
     crops: Tensor
     labels: Tensor
     numbers: Tensor
+    taught: Tensor | None = None
 
     def pin_memory(self) -> Batch:
         """The same in memory that a GPU can read from directly; PyTorch's loader calls it."""
-        return Batch(self.crops.pin_memory(), self.labels.pin_memory(), self.numbers)
+        taught = None if self.taught is None else self.taught.pin_memory()
+        return Batch(self.crops.pin_memory(), self.labels.pin_memory(), self.numbers, taught)
 
 
 class Crops(Dataset[Sample]):
@@ -314,27 +321,40 @@ class Crops(Dataset[Sample]):
         source: where they lie.
         how: their augmentation.
         seed: start of all draws.
+        mix: share of the crops that are mixed with another photo's (Zhang et al. 2018, the weights uniform).
+        teach: gives (n, dim) unit vectors of (n, 112, 112, 3) crops, in the process that makes the batch.
     """
 
-    def __init__(self, source: Source, how: Augmentation, seed: int) -> None:
-        self.source, self.how, self.seed = source, how, seed
+    def __init__(
+        self, source: Source, how: Augmentation, seed: int, *, mix: float = 0.0, teach: Teach | None = None
+    ) -> None:
+        self.source, self.how, self.seed, self.mix, self.teach = source, how, seed, mix, teach
 
     def __len__(self) -> int:
         return len(self.source)
 
     def __getitem__(self, which: tuple[int, int]) -> Sample:
         index, draw = which
+        random = draws_of(self.seed, draw)
+        crop = self._changed(index, random)
+        if self.mix and random.random() < self.mix:
+            other, share = self._changed(int(random.integers(len(self.source))), random), random.random()
+            crop = np.rint(share * crop + (1 - share) * other).astype(np.uint8)
+        return crop, int(self.source.labels[index]), index
+
+    def _changed(self, index: int, random: np.random.Generator) -> NDArray[np.uint8]:
         try:
             image = decode(self.source.read(index))
         except DataError as error:
             raise DataError(f"{self.source.place(index)}: {error.detail}") from error
-        return augment(image, self.how, draws_of(self.seed, draw)), int(self.source.labels[index]), index
+        return augment(image, self.how, random)
 
-
-def collate(samples: list[Sample]) -> Batch:
-    """Samples as one batch."""
-    crops, labels, numbers = zip(*samples, strict=True)
-    return Batch(torch.from_numpy(np.stack(crops)), torch.tensor(labels), torch.tensor(numbers))
+    def collate(self, samples: list[Sample]) -> Batch:
+        """Samples as one batch, with what the teacher sees in it."""
+        crops, labels, numbers = zip(*samples, strict=True)
+        pixels = np.stack(crops)
+        taught = None if self.teach is None else torch.from_numpy(self.teach(pixels))
+        return Batch(torch.from_numpy(pixels), torch.tensor(labels), torch.tensor(numbers), taught)
 
 
 def batches(
@@ -371,7 +391,7 @@ def batches(
         crops,
         batch_sampler=named,
         num_workers=workers,
-        collate_fn=collate,
+        collate_fn=crops.collate,
         pin_memory=torch.cuda.is_available(),
         prefetch_factor=4 if workers else None,
         generator=torch.Generator(),  # or it would draw from the run's own, once an epoch and once a resumed one

@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from training.backbones import BACKBONES, Recogniser
 from training.config import Config, OptimiserConfig
-from training.data import Crops, Folder, Joined, Source, open_source, readable
+from training.data import Crops, Folder, Joined, Source, Teach, open_source, readable
 from training.errors import ConfigError
 from training.fused import library
 from training.margins import MARGINS
@@ -24,7 +24,7 @@ from training.partial_fc import PartialFC
 from training.records import PackedPairs, read_bin
 from training.samplers import MixedPlan, PeoplePlan, Plan, RandomPlan
 from training.schedule import Average, groups
-from training.teacher import embed_photos
+from training.teacher import Watching, dimension, embed_photos
 
 
 @dataclass
@@ -129,20 +129,10 @@ def setting_of(config: Config) -> Setting:
     precision = _precision(config, device)
     if device.type == "cpu" and precision is torch.bfloat16 and library() is None:
         notes = (*notes, "there is no C compiler: normalisation and PReLU run as operations of their own, more slowly")
-    taught = None
-    if config.teacher.model is not None:
-        config.run.folder.mkdir(parents=True, exist_ok=True)
-        kept = config.run.folder / "taught.npy"
-        if rank == 0:
-            embed_photos(config.teacher.model, source, kept, threads=config.run.threads)
-        if ranks > 1:
-            distributed.barrier()
-        taught = embed_photos(config.teacher.model, source, kept)
-        if config.teacher.weight and taught.shape[1] != config.network.dim:
-            raise ConfigError(f"the teacher's vectors have {taught.shape[1]} numbers; set network.dim to that")
+    taught, teach = _teacher(config, source, rank, ranks)
     return Setting(
         config=config,
-        crops=Crops(source, config.augment, config.run.seed),
+        crops=Crops(source, config.augment, config.run.seed, mix=config.teacher.mix, teach=teach),
         classes=source.classes,
         plan=_plan(config, source),
         taught=taught,
@@ -153,6 +143,24 @@ def setting_of(config: Config) -> Setting:
         ranks=ranks,
         notes=notes,
     )
+
+
+def _teacher(config: Config, source: Source, rank: int, ranks: int) -> tuple[NDArray[np.float32] | None, Teach | None]:
+    """What a teacher saw in each photo, or the teacher itself where it shall see each crop; both None without one."""
+    model = config.teacher.model
+    if model is None:
+        return None, None
+    if config.teacher.weight and (length := dimension(model)) != config.network.dim:
+        raise ConfigError(f"the teacher's vectors have {length} numbers; set network.dim to that")
+    if config.teacher.sees == "changed":
+        return None, Watching(model)
+    config.run.folder.mkdir(parents=True, exist_ok=True)
+    kept = config.run.folder / "taught.npy"
+    if rank == 0:
+        embed_photos(model, source, kept, threads=config.run.threads)
+    if ranks > 1:
+        distributed.barrier()
+    return embed_photos(model, source, kept), None
 
 
 def _source(config: Config) -> tuple[Joined, tuple[str, ...]]:

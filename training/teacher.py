@@ -1,8 +1,10 @@
 """Learning from another network: its embeddings of the training photos, and the losses towards them.
 
-The teacher sees each photo once, as it is; the student sees it changed in every epoch and is asked for the same
-embedding, so that what the augmentation does is learnt not to matter. Any ONNX model in the product's contract, such as
-`models/sface`, can teach.
+Either the teacher sees each photo once, as it is (`embed_photos`), and the student, who sees it changed in every epoch,
+is asked for the same embedding: what the augmentation does is learnt not to matter. Or the teacher sees the very crops
+that the student sees (`Watching`), mixed ones too, and is copied as the function that it is, which takes patience and
+few photos (Beyer et al. 2022, "Knowledge distillation: a good teacher is patient and consistent"). Any ONNX model in
+the product's contract, such as `models/sface`, can teach.
 """
 
 from __future__ import annotations
@@ -16,6 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from service.errors import EngineAbsentError
+from service.vision import engines
 from training.data import Source, decode
 from training.errors import ConfigError
 
@@ -38,6 +42,47 @@ def _distances(embeddings: Tensor) -> Tensor:
     """(n (n - 1) / 2,) distances between unit vectors, divided by their mean."""
     distances = functional.pdist(functional.normalize(embeddings))
     return distances / distances.mean().clamp_min(1e-12)
+
+
+class Watching:
+    """A teacher that sees what the student sees, on one thread of the process that makes the batches.
+
+    It opens its network when it is first asked, in each process by itself: a network's threads do not survive the fork
+    of a loader.
+
+    Args:
+        path: the ONNX model.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._engine: engines.Engine | None = None
+
+    def __call__(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """(n, dim) unit vectors of (n, 112, 112, 3) uint8 crops."""
+        self._engine = self._engine or quickest(self.path)
+        (vectors,) = self._engine(crops).values()
+        return np.asarray(vectors, np.float32)
+
+    def __reduce__(self) -> tuple[type[Watching], tuple[Path]]:
+        return Watching, (self.path,)
+
+
+def quickest(path: Path) -> engines.Engine:
+    """The quickest way to run a model on one thread: in bfloat16, where OpenVINO is installed and the CPU has it."""
+    try:
+        return engines.openvino(path, precision="bf16")
+    except EngineAbsentError:
+        return engines.onnxruntime(path)
+
+
+def dimension(path: Path) -> int:
+    """Length of a model's vectors.
+
+    Raises:
+        ConfigError: the file is no model of the contract.
+    """
+    return int(open_model(path).get_outputs()[0].shape[1])
 
 
 def open_model(path: Path, *, threads: int = 0) -> ort.InferenceSession:

@@ -170,13 +170,21 @@ def _loss(setting: Setting, state: State, network: nn.Module, batch: Batch, part
     loss = embeddings.new_zeros(())
     if state.head is not None:
         loss = loss + state.head(embeddings, batch.labels[part].to(device, non_blocking=True))
-    if setting.taught is not None:
-        taught = torch.from_numpy(setting.taught[batch.numbers[part].numpy()]).to(device)
+    taught = _taught(setting, batch, part)
+    if taught is not None:
+        taught = taught.to(device, non_blocking=True)
         if config.teacher.weight:
             loss = loss + config.teacher.weight * towards(embeddings, taught)
         if config.teacher.relations:
             loss = loss + config.teacher.relations * relations(embeddings, taught)
     return loss
+
+
+def _taught(setting: Setting, batch: Batch, part: slice) -> Tensor | None:
+    """(n, dim) what the teacher sees in a part of a batch, if there is one."""
+    if batch.taught is not None:
+        return batch.taught[part]
+    return None if setting.taught is None else torch.from_numpy(setting.taught[batch.numbers[part].numpy()])
 
 
 def _embeddings(setting: Setting, network: nn.Module, crops: Tensor) -> Tensor:

@@ -52,6 +52,7 @@ def test_the_command_line_has_the_last_word(tmp_path):
         ("data.sampler=mixed", "data.weights"),
         ("run.accumulate=3", "no multiple of run.accumulate 3"),
         ("teacher.alone=true", "needs a teacher.model"),
+        ("teacher.mix=0.5", "a mixed crop has no label"),
         ("rate=1", "not of the form section.key=value"),
         ("run.epochs", "not of the form section.key=value"),
         ("run.epochs.a.b=1", "run.epochs"),

@@ -147,6 +147,31 @@ def test_batches_are_the_same_with_any_number_of_workers_and_from_any_step_on(tm
         assert (one.numbers == other.numbers).all()
 
 
+def test_mixed_crops_lie_between_two_others_and_are_the_same_in_every_draw(tmp_path):
+    source = Folder(people_folder(tmp_path))
+    whole = Crops(source, PLAIN, seed=3)
+    mixed = Crops(source, PLAIN, seed=3, mix=0.5)
+    photos = [whole[number, 0][0].astype(float) for number in range(len(source))]
+    shares = []
+    for draw in range(40):
+        crop, label, number = mixed[0, draw]
+        assert np.array_equal(crop, mixed[0, draw][0])
+        assert (label, number) == (int(source.labels[0]), 0)
+        if np.array_equal(crop, photos[0]):
+            continue
+        fits = []
+        for other in photos[1:]:
+            way = photos[0] - other
+            share = float(((crop - other) * way).sum() / (way * way).sum())
+            fits.append((np.abs(crop - (share * photos[0] + (1 - share) * other)).max(), share))
+        error, share = min(fits)
+        assert error < 1
+        shares.append(share)
+    assert 8 <= len(shares) <= 32
+    assert min(shares) < 0.3
+    assert max(shares) > 0.7
+
+
 def test_ranks_share_a_batch_without_overlap(tmp_path):
     source = Folder(people_folder(tmp_path))
     crops = Crops(source, Augmentation(), seed=3)

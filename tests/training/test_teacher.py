@@ -10,10 +10,12 @@ from onnx import TensorProto, helper
 
 from tests.training.models import tiny_model
 from tests.training.photos import people_folder
-from training.data import Folder, decode
+from training.augment import Augmentation
+from training.data import Crops, Folder, batches, decode
 from training.embed import of_onnx
 from training.errors import ConfigError
-from training.teacher import embed_photos, open_model, relations, towards
+from training.samplers import RandomPlan
+from training.teacher import Watching, embed_photos, open_model, relations, towards
 
 
 def cosine(a, b):
@@ -58,6 +60,17 @@ def test_the_teacher_sees_every_photo_once_as_it_is(tmp_path):
     for number in range(len(source)):
         crop = np.array(decode(source.read(number)))[None]
         np.testing.assert_allclose(taught[number], of_onnx(model)(crop)[0], atol=1e-6)
+
+
+def test_a_watching_teacher_sees_the_very_crops_that_the_student_sees(tmp_path):
+    source = Folder(people_folder(tmp_path / "people", people=3, each=3))
+    model = tiny_model(tmp_path / "model.onnx")
+    crops = Crops(source, Augmentation(crop=1, erase=0.5), 5, mix=0.5, teach=Watching(model))
+    found = list(batches(crops, RandomPlan(len(source), 4).epoch(0), first_draw=0, workers=1))
+    assert found
+    for batch in found:
+        # In bfloat16 where the processor has it.
+        np.testing.assert_allclose(batch.taught, of_onnx(model)(batch.crops.numpy()), atol=0.02)
 
 
 def test_kept_embeddings_are_used_again(tmp_path):

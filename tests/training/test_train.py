@@ -244,6 +244,20 @@ def test_a_teacher_alone_pulls_the_student_s_vectors_to_its_own(people, tmp_path
     assert np.mean(losses[-3:]) < 0.6 * np.mean(losses[:3])
 
 
+def test_a_run_that_copies_a_watching_teacher_learns_and_goes_on_bit_identically(people, tmp_path):
+    model = tiny_model(tmp_path / "teacher.onnx")
+    teacher = (f"teacher.model={model}", "teacher.alone=true", "teacher.sees=changed", "teacher.mix=0.5")
+    more = ("network.dim=48", "run.epochs=8", "data.workers=1", "run.save_every=1", "run.keep=99", "augment.crop=0.5")
+    last = train(load(None, changes(people, tmp_path / "whole", *teacher, *more)))
+    losses = [each[1] for each in log(tmp_path / "whole")]
+    assert np.mean(losses[-3:]) < 0.8 * np.mean(losses[:3])
+    kept = "checkpoints/step-000000011"
+    shutil.copytree(tmp_path / "whole" / kept, tmp_path / "again" / kept)
+    again = train(load(None, changes(people, tmp_path / "again", *teacher, *more)))
+    assert again.name == last.name
+    assert_identical(last, again)
+
+
 def test_a_teacher_of_another_dimension_is_refused(people, tmp_path):
     with pytest.raises(ConfigError, match="48 numbers; set network"):
         train(load(None, changes(people, tmp_path, f"teacher.model={tiny_model(tmp_path / 't.onnx')}")))
