@@ -4,6 +4,8 @@ calibrate MODEL FOLDER              a model, on labelled photos
 calibrate MODEL --gallery GALLERY   a model, on a gallery's people who have several faces
 calibrate --gallery GALLERY         a gallery, on its own people
 calibrate --gallery GALLERY --prior the prior of a gallery, on its visits
+calibrate --gallery GALLERY --observed FILE
+                                    what its people's attributes tell, on confirmed visitors
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from service.cli.connection import AsJson, Url, connect, path, run
+from service.cli.connection import AsJson, Url, connect, json_object, path, run
 from service.cli.plots import plot
 from service.cli.terminal import note, print_json, print_table, progress, say
 from service.errors import InvalidRequestError
@@ -40,22 +42,34 @@ def calibrate(
     ] = None,
     gallery: Annotated[str | None, typer.Option(help="A gallery: to be measured, or to measure the model on.")] = None,
     prior: Annotated[bool, typer.Option("--prior", help="Fit the gallery's prior to its visits instead.")] = False,
+    observed: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            exists=True,
+            dir_okay=False,
+            help="Fit the gallery's attributes to confirmed visitors instead: a JSON object a line.",
+        ),
+    ] = None,
     plots: Annotated[Path | None, typer.Option(help="Plot histograms, DET and reliability into this folder.")] = None,
     data: Annotated[str | None, typer.Option(help="What the photos are, in a few words, for the manifest.")] = None,
     url: Url = None,
     as_json: AsJson = False,
 ) -> None:
     """Measure error rates and thresholds: of a model on labelled photos, or of a gallery on its own people."""
-    if gallery is not None and prior and model is None:
+    what = (model is not None, folder is not None, gallery is not None, prior, observed is not None)
+    if gallery is not None and what == (False, False, True, True, False):
         _habits(gallery, url, as_json)
-    elif gallery is not None and not prior and model is None:
+    elif gallery is not None and observed is not None and what == (False, False, True, False, True):
+        _attributes(gallery, observed, url, as_json)
+    elif gallery is not None and what == (False, False, True, False, False):
         _gallery(gallery, plots, url, as_json)
-    elif model is not None and not prior and (folder is None) != (gallery is None):
+    elif model is not None and what in {(True, True, False, False, False), (True, False, True, False, False)}:
         _model(model, folder, gallery, plots, data, as_json)
     else:
         raise InvalidRequestError(
             "say one of: calibrate MODEL FOLDER, calibrate MODEL --gallery GALLERY, calibrate --gallery GALLERY, "
-            "calibrate --gallery GALLERY --prior"
+            "calibrate --gallery GALLERY --prior, calibrate --gallery GALLERY --observed FILE"
         )
 
 
@@ -69,6 +83,19 @@ def _habits(gallery: str, url: str | None, as_json: bool) -> None:
         f"{answer['bits_before']:.2f} before"
     )
     print_table(("parameter", "value"), [(name, f"{value:g}") for name, value in answer["habits"].items()], empty="")
+
+
+def _attributes(gallery: str, file: Path, url: str | None, as_json: bool) -> None:
+    lines = enumerate(file.read_text().splitlines(), 1)
+    cases = [json_object(line, f"line {number} of {file}") for number, line in lines if line.strip()]
+    answer = _send(url, "POST", path("galleries", gallery, "observed"), json={"cases": cases})
+    if as_json:
+        print_json(answer)
+        return
+    for name, gain in answer["gains"].items():
+        power, bits, cases = f"{gain['power']:.2f}", f"{gain['bits']:.3f}", gain["cases"]
+        say(f"{name} counts with a power of {power} and gains {bits} bits on {cases} cases")
+        print_table(("group", "bits"), [(group, f"{bits:.3f}") for group, bits in gain["groups"].items()], empty="")
 
 
 def _gallery(gallery: str, plots: Path | None, url: str | None, as_json: bool) -> None:
@@ -94,10 +121,10 @@ def _gallery(gallery: str, plots: Path | None, url: str | None, as_json: bool) -
         print_table(("FMR", "threshold", "95 % interval"), [*rows], empty="")
 
 
-def _send(url: str | None, method: str, where: str) -> dict[str, Any]:
+def _send(url: str | None, method: str, where: str, **request: Any) -> dict[str, Any]:
     async def work() -> dict[str, Any]:
         async with connect(url) as service:
-            return await service.send(method, where)
+            return await service.send(method, where, **request)
 
     return run(work())
 

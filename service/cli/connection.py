@@ -7,6 +7,7 @@ async with connect(url) as service:
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -59,6 +60,21 @@ def run(work: Coroutine[Any, Any, Result]) -> Result:
 def path(*parts: str) -> str:
     """A path under `/v1`, each part quoted."""
     return "/v1/" + "/".join(quote(part, safe="") for part in parts)
+
+
+def json_object(text: str, what: str) -> dict[str, Any]:
+    """An object that was typed as JSON.
+
+    Raises:
+        InvalidRequestError: it is none.
+    """
+    try:
+        found = json.loads(text)
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise InvalidRequestError(f"{what} is not a JSON object: {text}")
+    return found
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from service.cli.connection import AsJson, Url, connect, path, run
+from service.cli.connection import AsJson, Url, connect, json_object, path, run
 from service.cli.terminal import print_json, print_table, say
 
 app = typer.Typer(help="List, create and delete galleries.", no_args_is_help=True)
@@ -38,16 +38,20 @@ def create(
     keep_crops: Annotated[
         bool, typer.Option("--keep-crops", help="Keep the crops of faces too, so that another model can encode them.")
     ] = False,
+    observed: Annotated[
+        str | None, typer.Option(metavar="JSON", help="Attributes of people that count as evidence when observed.")
+    ] = None,
     url: Url = None,
     as_json: AsJson = False,
 ) -> None:
     """Create an empty gallery."""
+    asked: dict[str, Any] = {"name": gallery, "fpir": fpir, "keep_crops": keep_crops}
+    if observed is not None:
+        asked["observed"] = json_object(observed, "--observed")
 
     async def work() -> dict[str, Any]:
         async with connect(url) as service:
-            return await service.send(
-                "POST", path("galleries"), json={"name": gallery, "fpir": fpir, "keep_crops": keep_crops}
-            )
+            return await service.send("POST", path("galleries"), json=asked)
 
     made = run(work())
     if as_json:

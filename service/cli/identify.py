@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 
-from service.cli.connection import AsJson, Url, connect, path, run
+from service.cli.connection import AsJson, Url, connect, json_object, path, run
 from service.cli.terminal import print_json, say
 
 COLOURS = {"match": "green", "unknown": "yellow", "ask": "cyan"}
@@ -20,15 +21,25 @@ def identify(
     fpir: Annotated[float | None, typer.Option(help="Target false-positive identification rate.")] = None,
     top: Annotated[int, typer.Option(min=1, max=100, help="Candidates to show.")] = 5,
     device: Annotated[str | None, typer.Option(help="The device that took the photo.")] = None,
+    context: Annotated[
+        str | None, typer.Option(metavar="JSON", help="What else is known: region, time, observed, claims.")
+    ] = None,
+    certainty: Annotated[float | None, typer.Option(help="Least posterior of a match, with a context.")] = None,
+    safe: Annotated[bool, typer.Option("--safe", help="Decide by an e-value, however much alike people look.")] = False,
+    prior: Annotated[bool, typer.Option(help="Whether the context counts.")] = True,
     url: Url = None,
     as_json: AsJson = False,
 ) -> None:
     """Say whose faces a photo shows."""
-    fields = {"top": str(top)}
-    if fpir is not None:
-        fields["fpir"] = str(fpir)
+    fields = {"top": str(top), "safe": json.dumps(safe), "prior": "on" if prior else "off"}
+    for name, rate in (("fpir", fpir), ("certainty", certainty)):
+        if rate is not None:
+            fields[name] = str(rate)
+    known = {} if context is None else json_object(context, "--context")
     if device is not None:
-        fields["context"] = json.dumps({"device": device})
+        known["device"] = device
+    if known:
+        fields["context"] = json.dumps(known)
 
     async def work() -> dict[str, Any]:
         async with connect(url) as service:
@@ -50,3 +61,7 @@ def _print(face: dict[str, Any]) -> None:
     say(f"{decision} {face['person'] or ''}  {where}, threshold {face['threshold']:.2f} for FPIR {face['fpir']:g}")
     for each in face["candidates"]:
         say(f"  {each['person']}  similarity {each['similarity']:.2f}  posterior {each['posterior']:.4f}")
+    if face["trace"].get("words"):
+        say(f"  {escape(face['trace']['words'])}")
+    if face.get("answer"):
+        say(f"  come back with the answer {face['answer']}")

@@ -2,6 +2,7 @@
 
 import json
 
+import httpx
 import pytest
 from typer.testing import CliRunner
 
@@ -169,3 +170,39 @@ def test_calibrate_speaks_of_a_gallery_and_of_its_prior(type_in, anna, tmp_path)
     for words in (("--plots", str(tmp_path)), ("--prior",)):
         done = type_in("calibrate", "--gallery", anna, *words, code=1)
         assert done.stderr.startswith("error [calibration_impossible]")
+
+
+def test_a_gallery_s_attributes_are_named_fitted_and_observed(type_in, service, photo, tmp_path):
+    how = {"gender": {"kind": "category", "error": 0.03}}
+    type_in("galleries", "create", "club", "--observed", json.dumps(how))
+    for number, gender in enumerate("ffmm", 1):
+        type_in("enroll", "club", f"p{number}", photo(number, 1))
+        known = {"attributes": {"gender": gender}}
+        httpx.patch(f"{service.url}/v1/galleries/club/people/p{number}", json=known).raise_for_status()
+    cases = tmp_path / "cases.jsonl"
+    cases.write_text("".join(f'{{"person": "p{n}", "observed": {{"gender": "f"}}}}\n' for n in (1, 2, 1, 2) * 20))
+    done = type_in("calibrate", "--gallery", "club", "--observed", str(cases)).stdout
+    assert "gender counts with a power of" in done
+
+    def odds(*words):
+        answer = json.loads(type_in("identify", "club", photo(1, 2), "--device", "gate", *words, "--json").stdout)
+        return answer["faces"][0]["candidates"][0]["prior_log_odds"]
+
+    seen = ("--context", '{"observed": {"gender": "f"}}')
+    assert odds(*seen) > odds() == odds("--context", "{}")
+    assert odds(*seen, "--no-prior") == odds("--no-prior")
+    said = type_in("identify", "club", photo(1, 2), *seen, "--certainty", "0.3", "--safe").stdout
+    assert "Before the face was compared, p1 was" in " ".join(said.split())
+    type_in("galleries", "delete", "club", "--yes")
+
+
+@pytest.mark.parametrize("text", ["[1]", "gate", "{"])
+def test_a_context_that_is_no_json_object_is_said_so(type_in, anna, photo, text):
+    done = type_in("identify", anna, photo(1, 1), "--context", text, code=1)
+    assert done.stderr == f"error [invalid_request]: --context is not a JSON object: {text}\n"
+
+
+def test_calibrate_wants_one_thing_at_a_time(type_in, anna, tmp_path):
+    (tmp_path / "cases").touch()
+    done = type_in("calibrate", "--gallery", anna, "--prior", "--observed", str(tmp_path / "cases"), code=1)
+    assert done.stderr.startswith("error [invalid_request]: say one of: ")
