@@ -10,8 +10,8 @@ is 0.3 at most.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
 import numpy as np
@@ -58,7 +58,39 @@ class Observable:
         return min(self.power, FACE_POWER) if self.from_face else self.power
 
 
-def logs(how: Observable, stored: Numbers, low: float, high: float) -> Numbers:
+@dataclass(eq=False)
+class Known:
+    """One attribute of everybody. People have few different values, so what is worked out is worked out once for each.
+
+    Attributes:
+        values: those that anybody has or had, the first NaN: not known, (v,).
+        which: the place of everybody's among them, (n,).
+    """
+
+    values: Numbers = field(default_factory=lambda: np.array([np.nan]))
+    which: NDArray[np.int32] = field(default_factory=lambda: np.empty(0, np.int32))
+    _places: dict[float, int] = field(default_factory=dict)
+
+    def places(self, given: Iterable[float]) -> NDArray[np.int32]:
+        """The places of values, which are added where nobody had them yet."""
+        found = [0 if np.isnan(value) else self._places.setdefault(value, len(self._places) + 1) for value in given]
+        self.values = np.array([np.nan, *self._places])
+        return np.array(found, np.int32)
+
+    def of_everybody(self) -> Numbers:
+        """The value of everybody, (n,)."""
+        return self.values[self.which]
+
+    def logs(self, how: Observable, low: float, high: float) -> Numbers:
+        """What an observation adds to the log odds of everybody, (n,): `logs` with the power that is used."""
+        counts = np.bincount(self.which, minlength=len(self.values))
+        found: Numbers = how.strength * logs(how, self.values, low, high, counts)
+        return found[self.which]
+
+
+def logs(
+    how: Observable, stored: Numbers, low: float, high: float, counts: NDArray[np.integer] | None = None
+) -> Numbers:
     """What an observation adds to the log odds of everybody, before the power: bounded, 0 where nothing is known.
 
     Args:
@@ -66,8 +98,9 @@ def logs(how: Observable, stored: Numbers, low: float, high: float) -> Numbers:
         stored: the value of everybody, a category by its number, NaN where it is not known, (n,).
         low: the least that was observed; of a category its number, which nobody needs to have,
         high: and the most; the same as `low` for a single value.
+        counts: how many people have each value, (n,); None for one each.
     """
-    known = ~np.isnan(stored)
+    known = ~np.isnan(stored) if counts is None else ~np.isnan(stored) & (counts > 0)
     found = np.zeros(len(stored))
     if not known.any():
         return found
@@ -85,7 +118,7 @@ def logs(how: Observable, stored: Numbers, low: float, high: float) -> Numbers:
         turned = upper + lower > 0
         upper, lower = np.where(turned, -lower, upper), np.where(turned, -upper, lower)
         likelihood = expit(upper) - expit(lower)
-    mean = float(likelihood.mean())
+    mean = float(np.average(likelihood, weights=None if counts is None else counts[known]))
     if mean > 0:
         with np.errstate(divide="ignore"):
             found[known] = np.clip(np.log(likelihood) - np.log(mean), -BOUND, BOUND)
@@ -101,9 +134,12 @@ def weighed(before: Prior, evidence: Numbers) -> Prior:
     """
     residents = before.residents
     steps = np.round(evidence / STEP).astype(np.int64)
-    levels = np.concatenate([[0], np.setdiff1d(steps, [0])])  # the first is for who came since
-    place = np.argsort(levels)[np.searchsorted(np.sort(levels), steps)]
-    home = residents.home.astype(np.int64) * len(levels) + place
+    least = int(steps.min(initial=0))
+    some = np.flatnonzero(np.bincount(steps - least)) + least
+    levels = np.concatenate([[0], some[some != 0]])  # the first is for who came since
+    place = np.zeros(int(steps.max(initial=0)) - least + 1, np.int64)
+    place[levels - least] = np.arange(len(levels))
+    home = residents.home.astype(np.int64) * len(levels) + place[steps - least]
     population = np.bincount(home, minlength=len(residents.population) * len(levels)).astype(float)
     split = Residents(residents.rows, home, population)
     counts: Numbers = population - np.bincount(split.homes(before.rows), minlength=len(population))

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from service.errors import InvalidRequestError
 from service.gallery import galleries, people
 from service.gallery.catalog import Reading
-from service.identify.attributes import Observable, logs
+from service.identify.attributes import Known, Observable
 from service.identify.prior import Residents, residents
 from service.identify.travel import Gravity, Map, mapped
 from service.recognition.regions import REGION_RESOLUTION, coarser, point_of
@@ -35,7 +35,7 @@ class Everybody:
     regions: dict[str, int] = field(default_factory=dict)
     points: list[tuple[float, float]] = field(default_factory=lambda: [(0.0, 0.0)])
     observed: Mapping[str, Any] = field(default_factory=dict)
-    values: dict[str, NDArray[np.float64]] = field(default_factory=dict)
+    known: dict[str, Known] = field(default_factory=dict)
     categories: dict[str, dict[str, int]] = field(default_factory=dict)
     any_digits: bool = False
     residents: Residents | None = None
@@ -65,7 +65,7 @@ class Everybody:
             if (gallery.observed or {}).keys() != self.observed.keys():
                 # Other attributes count than before, so everybody is read again.
                 self.revision, self.rows, self.home = -1, np.empty(0, np.int64), np.empty(0, np.int64)
-                self.values = {name: np.empty(0) for name in gallery.observed or {}}
+                self.known = {name: Known() for name in gallery.observed or {}}
                 self.residents = None
             self.observed = gallery.observed or {}
             if head != self.revision or self.residents is None:
@@ -88,9 +88,9 @@ class Everybody:
         rows = np.concatenate([self.rows[staying], fresh[:, 0]])
         order = np.argsort(rows)
         self.rows, self.home = rows[order], np.concatenate([self.home[staying], fresh[:, 1]])[order]
-        for name in self.values:
-            new = np.array([self.number(name, each.attributes.get(name)) for each in found], np.float64)
-            self.values[name] = np.concatenate([self.values[name][staying], new])[order]
+        for name, known in self.known.items():
+            new = known.places(self.number(name, each.attributes.get(name)) for each in found)
+            known.which = np.concatenate([known.which[staying], new])[order]
         self.any_digits = people.any_digits(reading, gallery_pk)
         self.residents = None
 
@@ -101,14 +101,12 @@ class Everybody:
             InvalidRequestError: a number was observed as something else.
         """
         with self.following:
-            counted = [name for name in observed if name in self.values]
+            counted = [name for name in observed if name in self.known]
             if not counted:
                 return None
             total = np.zeros(len(self.rows))
             for name in counted:
-                how = Observable(**self.observed[name])
-                low, high = self.seen(name, observed[name])
-                total += how.strength * logs(how, self.values[name], low, high)
+                total += self.known[name].logs(Observable(**self.observed[name]), *self.seen(name, observed[name]))
             return total
 
     def seen(self, name: str, value: object) -> tuple[float, float]:

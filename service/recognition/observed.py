@@ -51,9 +51,9 @@ def fit_observed(product: Product, gallery: str, cases: Sequence[Case], remember
         record = galleries.get(reading, gallery)
         keys = [people.get(reading, record.pk, case.person).pk for case in cases]
     everybody = product.expectations.everybody(record.pk)
-    if not everybody.values:
+    if not everybody.known:
         raise CalibrationError(f"gallery {gallery!r} names no attribute that may be observed")
-    rows, values = everybody.rows, dict(everybody.values)
+    rows, values = everybody.rows, {name: known.of_everybody() for name, known in everybody.known.items()}
     some = np.random.default_rng(0).permutation(len(rows))[:MOST_COMPARED]
     found: dict[str, Gain] = {}
     for name, stored in values.items():

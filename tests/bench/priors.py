@@ -20,7 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.gallery.index.local import LocalIndex
-from service.identify.budget import floors
+from service.identify.attributes import Known, Observable, weighed
+from service.identify.budget import Budget, floors, share_out
 from service.identify.calibration import Calibration, fit
 from service.identify.cost import cllr, min_cllr
 from service.identify.decision import threshold
@@ -273,8 +274,26 @@ def search_time(report: Report, size: Size, asked: argparse.Namespace) -> None:
             medians.append(float(np.median(spent)))
             told_ = {"people": people, "searches": len(spent), "p95": round(float(np.quantile(spent, 0.95)), 3)}
             report.figure("search_ms_median", round(medians[-1], 3), "ms", dim=INDEXED_DIM, **told_)
+        observed_time(report, made, here.budget)
         del made
     chart(asked.out, "priors_search_ms", {"prior on": (list(size.indexed), medians)}, x="people", y="ms", log_x=True)
+
+
+def observed_time(report: Report, made: World, budget: Budget, turns: int = 20) -> None:
+    """What a request costs more that says what was seen beside the face; no plan is kept for such a one."""
+    random = np.random.default_rng(0)
+    height, gender = Known(), Known()
+    height.which = height.places(np.round(random.normal(172, 9, made.people)).tolist())
+    gender.which = gender.places(random.integers(0, 2, made.people).astype(float).tolist())
+    spent = []
+    for _ in range(turns):
+        started = time.perf_counter()
+        seen = height.logs(Observable("number", spread=4.0), 168, 172) + gender.logs(Observable("category"), 1, 1)
+        before = weighed(budget.prior, seen)
+        local = np.repeat(budget.scales.local, len(before.others) // len(budget.scales.local))
+        share_out(before, replace(budget.scales, local=local), 3e-3, budget.floors, insist=True)
+        spent.append(1000 * (time.perf_counter() - started))
+    report.figure("observed_ms_median", round(float(np.median(spent)), 2), "ms", people=made.people, attributes=2)
 
 
 def over(index: LocalIndex, probe: NDArray[np.float32]) -> tuple[Score, Search]:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import logistic
 
-from service.identify.attributes import BOUND, FACE_POWER, STEP, Observable, fit_power, logs, weighed
+from service.identify.attributes import BOUND, FACE_POWER, STEP, Known, Observable, fit_power, logs, weighed
 from service.identify.prior import Habits, prior, residents
 
 GENDER = Observable("category", error=0.05)
@@ -60,6 +60,20 @@ def test_what_is_guessed_from_the_face_counts_less_however_well_it_fits():
     assert Observable("number", from_face=True, power=1.0).strength == FACE_POWER
     assert Observable("number", from_face=True, power=0.1).strength == 0.1
     assert Observable("number", power=1.0).strength == 1.0
+
+
+@pytest.mark.parametrize(("how", "low", "high"), [(GENDER, 1, 1), (HEIGHT, 168, 172)], ids=["category", "number"])
+def test_working_with_each_value_once_is_working_with_everybody(how, low, high):
+    random, known = np.random.default_rng(0), Known()
+    first, second = ([float(value) for value in random.integers(low - 1, high + 2, 200)] for _ in range(2))
+    first[3] = second[7] = float("nan")
+    known.which = np.concatenate([known.places(first), known.places(second)])
+    # Whoever has left may have been the last one of a value.
+    staying = np.concatenate([first, second]) != low
+    known.which = known.which[staying]
+    values = np.concatenate([first, second])[staying]
+    np.testing.assert_array_equal(known.of_everybody(), values)
+    np.testing.assert_allclose(known.logs(how, low, high), how.strength * logs(how, values, low, high), atol=1e-12)
 
 
 # --- the prior ---
