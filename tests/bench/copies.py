@@ -39,7 +39,7 @@ def multiplied(place: Path, crowd: Crowd, people: int, copies: int) -> Path:
     told = json.loads((made / "gallery.json").read_text())
     owner = Owner(catalog.id, told["pk"], "bench", crowd.dim)
     catalog.close()
-    turns = [np.random.default_rng(copy).permutation(Layout.of(crowd.dim).pieces) for copy in range(copies)]
+    turns = [turn_of(Layout.of(crowd.dim), copy) for copy in range(copies)]
     path = made / f"{told['pk']}.snapshot"
     found = snapshot.read(path, owner, newest=0)
     names, alive = list(found.header.segments), list(found.alive)
@@ -60,17 +60,28 @@ def multiplied(place: Path, crowd: Crowd, people: int, copies: int) -> Path:
     return made
 
 
+def turn_of(layout: Layout, copy: int) -> Places:
+    """How the pieces of a copy change places: long ones with long ones, and short ones with short ones."""
+    random = np.random.default_rng(copy)
+    return np.concatenate([random.permutation(layout.long), random.permutation(np.arange(layout.long, layout.pieces))])
+
+
+def numbers_of(layout: Layout, turn: Places) -> Places:
+    """The same of the numbers of a turned vector: number n of the copy is number numbers_of[n] of the original."""
+    every = layout.cut(1 + np.arange(layout.width, dtype=np.float32)[None]).reshape(layout.pieces, layout.piece)
+    return layout.joined(every[turn].reshape(1, -1))[0].astype(np.int64) - 1
+
+
 def write_copy(base: Segment, path: Path, owner: Owner, turn: Places, higher: int) -> None:
     """A segment whose pieces have changed places: piece p of the copy is piece turn[p] of the original."""
-    pieces = len(turn)
+    places = numbers_of(base.book.layout, turn)
 
     def take(some: slice) -> Taken:
-        numbers = base.numbers[some].reshape(-1, pieces, base.numbers.shape[1] // pieces)[:, turn]
         return (
             base.rows[some] + higher,
             turned_codes(base.codes[some], turn),
             base.scales[some],
-            numbers.reshape(len(numbers), -1),
+            base.numbers[some][:, places],
         )
 
     book = Book(base.book.layout, base.book.centroids[turn])
@@ -87,8 +98,8 @@ def with_copies(probes: Probes, crowd: Crowd, people: int, turns: list[Places]) 
     """The exact answers among all copies: members of a copy meet a probe as the original's meet it turned back."""
     layout = Layout.of(crowd.dim)
     across = rotation(layout)
-    cut = (probes.vectors @ across.T).reshape(len(probes.vectors), layout.pieces, -1)
-    back = np.concatenate([cut[:, np.argsort(turn)].reshape(len(cut), -1) @ across for turn in turns[1:]])
+    cut = probes.vectors @ across.T
+    back = np.concatenate([cut[:, np.argsort(numbers_of(layout, turn))] @ across for turn in turns[1:]])
     best = np.full(len(back), -1, np.float32)
     for _, block in blocks(crowd, people):
         np.maximum(best, (back @ block.T).max(axis=1), out=best)

@@ -55,6 +55,9 @@ AS_BUILT = Sizes(fan=1 << 30)
 
 AT_ONCE = Sizes(flat=1 << 17, growing=1 << 17, fan=8, waiting=1 << 18)
 """Nobody searches while it is built, so larger pieces are sealed."""
+ONE = Sizes(flat=1 << 20, growing=1 << 20, fan=2)
+"""What was built becomes one segment, so that ten copies are as many as a gallery of ten million has."""
+
 NEVER_KEPT = 1 << 40
 
 Figure = Callable[..., None]
@@ -145,14 +148,13 @@ def build(place: Path, crowd: Crowd, people: int, each: int, faces: dict[str, ND
     if real is not None:
         index.add(BASE + FACES + np.arange(len(real)), real)
         probes.watch(FACES, real)
-    for sizes in (AT_ONCE, Sizes()):
-        # The second time as the service does it.
+    for sizes in (Sizes(), ONE, None):
         indexes.settle()
         index.keep(0)
         index.close()
         indexes.close()
-        if sizes is AT_ONCE:
-            indexes = LocalIndexes(place, order=partial(by_region, stride))
+        if sizes is not None:
+            indexes = LocalIndexes(place, order=partial(by_region, stride), sizes=sizes)
             index = indexes.of(owner, 0)
     took = time.monotonic() - began
     catalog.close()

@@ -1,4 +1,4 @@
-"""Coarse codes: a vector in 64 bytes or less, compared with a probe a thousand million times a second.
+"""Coarse codes: a vector in 48 bytes or less, compared with a probe a thousand million times a second.
 
 A vector is turned by a fixed random rotation, which spreads what it says evenly, and cut into pieces; each piece is
 replaced by the nearest of 16 centroids (product quantisation in 4 bits; Jegou, Douze and Schmid 2011). FAISS compares
@@ -32,14 +32,15 @@ Bits: TypeAlias = NDArray[np.uint8]
 """One bit a position, the lowest first, packed."""
 
 CENTROIDS: Final = 16
-MOST_PIECES: Final = 128
+MOST_PIECES: Final = 96
 
 ROUNDS: Final = 10
 TOGETHER: Final = 1024
 """Rounds of learning, and vectors looked at together in it."""
 
-PART: Final = 1 << 18
-"""Positions that one thread looks through at a time."""
+PART: Final = 1 << 19
+"""Positions that one thread looks through at a time; smaller parts take longer together, for each begins anew to learn
+which scores are high."""
 
 MADV_HUGEPAGE: Final = 14
 MADV_COLLAPSE: Final = 25
@@ -55,27 +56,57 @@ _invert: Final[Any] = faiss.IndexIVFPQ
 class Layout:
     """How vectors of a dimension are cut.
 
+    FAISS wants pieces of one length, so that shorter ones end with a zero: 512 numbers are 32 pieces of six and 64
+    of five.
+
     Attributes:
         dim: of the vectors.
-        width: of the turned vectors: `dim` and some zeros, so that pieces and bytes come out even.
+        width: of the turned vectors: `dim` and some zeros, so that bytes come out even.
         pieces: how many a vector has.
+        piece: numbers of the longest.
     """
 
     dim: int
     width: int
     pieces: int
+    piece: int
 
     @classmethod
     def of(cls, dim: int) -> Layout:
         """The layout for a dimension: pieces of two numbers, or longer ones where they would be too many."""
-        piece = max(2, -(-dim // MOST_PIECES))
-        pieces = -(-dim // (16 * piece)) * 16
-        return cls(dim, pieces * piece, pieces)
+        width = -(-dim // 8) * 8
+        pieces = -(-dim // (16 * max(2, -(-dim // MOST_PIECES)))) * 16
+        return cls(dim, width, pieces, -(-width // pieces))
 
     @property
     def code_bytes(self) -> int:
         """Bytes of a code."""
         return self.pieces // 2
+
+    @property
+    def spread(self) -> int:
+        """Numbers of a vector whose pieces are of one length."""
+        return self.pieces * self.piece
+
+    @property
+    def long(self) -> int:
+        """How many pieces, the first ones, have `piece` numbers; the others have one less."""
+        return self.width - self.pieces * (self.piece - 1)
+
+    def cut(self, vectors: Vectors) -> Vectors:
+        """Turned vectors, shape (n, width), with pieces of one length, (n, spread)."""
+        pieces = np.zeros((len(vectors), self.pieces, self.piece), np.float32)
+        first = self.long * self.piece
+        pieces[:, : self.long] = vectors[:, :first].reshape(len(vectors), self.long, self.piece)
+        rest = vectors[:, first:].reshape(len(vectors), self.pieces - self.long, self.piece - 1)
+        pieces[:, self.long :, : self.piece - 1] = rest
+        return pieces.reshape(len(vectors), self.spread)
+
+    def joined(self, vectors: Vectors) -> Vectors:
+        """What `cut` was given."""
+        pieces = vectors.reshape(len(vectors), self.pieces, self.piece)
+        first, rest = pieces[:, : self.long], pieces[:, self.long :, : self.piece - 1]
+        return np.concatenate([first.reshape(len(vectors), -1), rest.reshape(len(vectors), -1)], axis=1)
 
 
 @functools.cache
@@ -115,13 +146,13 @@ class Book:
 
     Args:
         layout: how vectors are cut.
-        centroids: shape (pieces, 16, width / pieces).
+        centroids: shape (pieces, 16, piece).
     """
 
     def __init__(self, layout: Layout, centroids: NDArray[np.float32]) -> None:
         self.layout = layout
         self.centroids = centroids
-        self._quantiser: Any = faiss.ProductQuantizer(layout.width, layout.pieces, 4)
+        self._quantiser: Any = faiss.ProductQuantizer(layout.spread, layout.pieces, 4)
         faiss.copy_array_to_vector(np.ascontiguousarray(centroids, np.float32).ravel(), self._quantiser.centroids)
 
     @classmethod
@@ -131,7 +162,7 @@ class Book:
         FAISS' own takes ten times as long here, through the BLAS of its wheel.
         """
         random = np.random.default_rng(0)
-        cut = np.ascontiguousarray(sample.reshape(len(sample), layout.pieces, -1).transpose(1, 0, 2))
+        cut = np.ascontiguousarray(layout.cut(sample).reshape(len(sample), layout.pieces, -1).transpose(1, 0, 2))
         first = random.choice(len(sample), CENTROIDS, replace=len(sample) < CENTROIDS)
         centroids = cut[:, first].copy()
         for _ in range(ROUNDS):
@@ -148,13 +179,13 @@ class Book:
 
     def encoded(self, vectors: Vectors) -> Codes:
         """The codes of vectors, shape (n, width)."""
-        found: Codes = self._quantiser.compute_codes(np.ascontiguousarray(vectors))
+        found: Codes = self._quantiser.compute_codes(self.layout.cut(vectors))
         return found
 
     def decoded(self, codes: Codes) -> Vectors:
         """The vectors that codes stand for."""
         found: Vectors = self._quantiser.decode(np.ascontiguousarray(codes))
-        return found
+        return self.layout.joined(found)
 
     def trust(self, sample: Vectors) -> Trust:
         """Measure what coarse scores of this book are worth for vectors like the sample's, shape (n, width).
@@ -214,11 +245,12 @@ class FastScan:
     def __init__(self, book: Book, codes: Codes, first: int, trust: Trust) -> None:
         layout = book.layout
         self.first, self.count, self.trust = first, len(codes), trust
+        self._layout = layout
         # With one list and no residuals this is the plain scan; unlike IndexPQFastScan it takes selectors. It must be
         # converted from an index that is filled: adding to it afterwards spoils it.
-        quantiser = faiss.IndexFlatIP(layout.width)
-        quantiser.add(np.zeros((1, layout.width), np.float32))
-        filled = _invert(quantiser, layout.width, 1, layout.pieces, 4, faiss.METRIC_INNER_PRODUCT)
+        quantiser = faiss.IndexFlatIP(layout.spread)
+        quantiser.add(np.zeros((1, layout.spread), np.float32))
+        filled = _invert(quantiser, layout.spread, 1, layout.pieces, 4, faiss.METRIC_INNER_PRODUCT)
         filled.by_residual = False
         faiss.copy_array_to_vector(np.ascontiguousarray(book.centroids, np.float32).ravel(), filled.pq.centroids)
         filled.is_trained = True
@@ -235,7 +267,7 @@ class FastScan:
     def nearest(self, probes: Vectors, depth: int, wanted: Bits | None) -> tuple[NDArray[np.float32], Positions]:
         """See `Part.nearest`."""
         parameters = None if wanted is None else _parameters_of(sel=_selector_of(wanted), nprobe=1)
-        found, positions = self._index.search(probes, min(depth, self.count), params=parameters)
+        found, positions = self._index.search(self._layout.cut(probes), min(depth, self.count), params=parameters)
         positions[positions >= 0] += self.first
         return found, positions
 

@@ -64,7 +64,7 @@ class Sizes:
     flat: int = 1 << 15
     growing: int = 1 << 14
     fan: int = 4
-    most: int = 1 << 20
+    most: int = 1 << 22
     waiting: int = 1 << 17
 
 

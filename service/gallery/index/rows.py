@@ -1,20 +1,24 @@
 """Rows for exact scores: a vector as whole numbers and a scale, on disk, mapped into memory.
 
-    cosine(probe, row) = scale * (probe . numbers) +- error
+    cosine(probe, row) = scale * (probe . (numbers - zero)) +- error
 
 Vectors of up to 256 dimensions are kept in 16 bits, longer ones in 8, so that a row takes some 512 bytes. A number is
 off by at most half a step and on average by step / sqrt(12); over a unit probe the cosine is therefore off by
 scale / sqrt(12) on average: about 2e-6 in 16 bits at 128 dimensions, and 3.4e-4 in 8 bits at 512.
+
+FAISS compares bytes with a float32 probe as they lie, without making floats of them first, which takes half the time of
+numpy. To it a number of 16 bits is two bytes, of which the higher one counts 256 times.
 """
 
 from __future__ import annotations
 
+import functools
+import threading
 from typing import Any, Final, TypeAlias
 
+import faiss
 import numpy as np
 from numpy.typing import NDArray
-
-from service.gallery.index.products import products
 
 Positions: TypeAlias = NDArray[np.int64]
 """Places in a segment, shape (n,)."""
@@ -22,29 +26,43 @@ Positions: TypeAlias = NDArray[np.int64]
 Vectors: TypeAlias = NDArray[np.float32]
 """Turned vectors, shape (n, width); see `codes.Layout`."""
 
-Numbers: TypeAlias = NDArray[np.signedinteger[Any]]
-"""Whole numbers, shape (n, width), int8 or int16."""
+Numbers: TypeAlias = NDArray[np.unsignedinteger[Any]]
+"""Whole numbers from the least one on, shape (n, width), uint8 or uint16; zero lies in the middle."""
 
 LONG: Final = 256
-BLOCK: Final = 512
-"""Rows scored at once, so that their float32 form stays in the cache of a core."""
+BLOCK: Final = 1024
+"""Rows brought together at once, so that they stay in the cache of a core,"""
+MOST: Final = 1 << 13
+"""and those compared at once where they lie together."""
+
+COUNTED: Final = np.arange(MOST)
+
+EVERY: Final = -3e38
+"""A score that none is under."""
+
+_faiss: Final[Any] = faiss
+_own = threading.local()
 
 
 def number_type(dim: int) -> np.dtype[Any]:
     """In what whole numbers vectors of a dimension are kept."""
-    return np.dtype("<i2") if dim <= LONG else np.dtype("<i1")
+    return np.dtype("<u2") if dim <= LONG else np.dtype("<u1")
+
+
+def _zero(kind: np.dtype[Any]) -> np.float32:
+    return np.float32(np.iinfo(kind).max // 2 + 1)
 
 
 def quantised(vectors: Vectors, kind: np.dtype[Any]) -> tuple[Numbers, NDArray[np.float32]]:
     """Vectors as whole numbers, shape (n, width), and scales, shape (n,). Doing it again changes nothing."""
-    top = np.float32(np.iinfo(kind).max)
-    scales = np.maximum(np.abs(vectors).max(axis=1, initial=0), np.finfo(np.float32).tiny) / top
-    return np.rint(vectors / scales[:, None]).astype(kind), scales
+    zero = _zero(kind)
+    scales = np.maximum(np.abs(vectors).max(axis=1, initial=0), np.finfo(np.float32).tiny) / (zero - 1)
+    return (np.rint(vectors / scales[:, None]) + zero).astype(kind), scales
 
 
 def restored(numbers: Numbers, scales: NDArray[np.float32]) -> Vectors:
     """The vectors that whole numbers stand for, shape (n, width)."""
-    return numbers.astype(np.float32) * scales[:, None]
+    return (numbers.astype(np.float32) - _zero(numbers.dtype)) * scales[:, None]
 
 
 def scores(numbers: Numbers, scales: NDArray[np.float32], positions: Positions, probes: Vectors) -> NDArray[np.float32]:
@@ -60,13 +78,60 @@ def scores(numbers: Numbers, scales: NDArray[np.float32], positions: Positions, 
         Cosines, shape (m, n).
     """
     found = np.empty((len(probes), len(positions)), np.float32)
+    if not len(positions):
+        return found
+    low = int(positions[0])
+    if int(positions[-1]) - low == len(positions) - 1 and bool((np.diff(positions) == 1).all()):
+        for first in range(0, len(positions), MOST):
+            here = slice(first, first + MOST)
+            _products(numbers[low + first : low + min(first + MOST, len(positions))], probes, found[:, here])
+        found *= scales[low : low + len(positions)]
+        return found
     for first in range(0, len(positions), BLOCK):
-        some = positions[first : first + BLOCK]
-        low = int(some[0])
-        # Neighbours in order are read as they lie; others are brought together first.
-        together = int(some[-1]) - low == len(some) - 1 and bool((np.diff(some) == 1).all())
-        taken = numbers[low : low + len(some)] if together else numbers.take(some, axis=0)
-        scale = scales[low : low + len(some)] if together else scales.take(some)
-        products(probes, taken.astype(np.float32), found[:, first : first + BLOCK])
-        found[:, first : first + BLOCK] *= scale
+        # Bringing rows together lets the processor wait for many of them at once.
+        here = slice(first, first + BLOCK)
+        _products(numbers.take(positions[here], axis=0), probes, found[:, here])
+    found *= scales.take(positions)
     return found
+
+
+@functools.cache
+def _comparer(size: int) -> Any:
+    """What compares probes with rows of so many bytes; it holds none itself."""
+    coarse = faiss.IndexFlatIP(size)
+    kind = faiss.ScalarQuantizer.QT_8bit_uniform
+    made: Any = _faiss.IndexIVFScalarQuantizer(coarse, size, 1, kind, faiss.METRIC_INNER_PRODUCT)
+    made.by_residual = False
+    # A byte b stands for least + (b + 1/2) / 255 * range: this is b - 128.
+    faiss.copy_array_to_vector(np.array([-128.5, 255], np.float32), made.sq.trained)
+    made.is_trained = True
+    return made
+
+
+def _scanner(size: int) -> Any:
+    """A scanner of this thread. It is kept, for FAISS' wrapper would never let one go."""
+    if not hasattr(_own, "scanners"):
+        _own.scanners = {}
+    if size not in _own.scanners:
+        _own.scanners[size] = _comparer(size).get_InvertedListScanner(store_pairs=False, sel=None, params=None)
+    return _own.scanners[size]
+
+
+def _products(numbers: Numbers, probes: Vectors, into: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Probes (m, width) . (numbers (n, width) - zero) -> (m, n)."""
+    count, size = len(numbers), numbers.shape[1] * numbers.itemsize
+    scanner, codes = _scanner(size), faiss.swig_ptr(numbers.view(np.uint8))
+    for line, probe in enumerate(probes):
+        asked, more = np.ascontiguousarray(probe), 0.0
+        if numbers.itemsize == 2:
+            # The lower byte is 0 and more, and is compared as if 128 of it were none.
+            asked, more = np.stack([probe, 256 * probe], axis=1).ravel(), 128 * float(probe.sum(dtype=np.float64))
+        scanner.set_query(faiss.swig_ptr(asked))
+        scanner.set_list(0, 0.0)
+        result = faiss.RangeSearchResult(1)
+        part: Any = _faiss.RangeSearchPartialResult(result)
+        scanner.scan_codes_range(count, codes, faiss.swig_ptr(COUNTED), EVERY, part.new_result(0))
+        part.finalize()
+        into[line] = faiss.rev_swig_ptr(result.distances, count)
+        into[line] += more
+    return into

@@ -11,7 +11,7 @@ The file, little endian, every part beginning at a multiple of 64:
     codes       n code_bytes
     code sums   8 n, of a row's number and code
     scales      4 n, float32
-    numbers     n width, int8 or int16
+    numbers     n width, uint8 or uint16
     sums        8 n, of a row's scale and numbers
 
 A row that was removed is overwritten with zeros, and its sums with a mark; all others are checked at every opening.
@@ -44,7 +44,7 @@ from service.gallery.index.rows import Numbers, Positions, number_type
 from service.gallery.index.threads import Threads
 
 MAGIC: Final = b"VULTUSSG"
-VERSION: Final = 1
+VERSION: Final = 2
 PREFIX: Final = struct.Struct("<8sII")
 ALIGNMENT: Final = 64
 DIGEST_BYTES: Final = 32
@@ -92,7 +92,7 @@ class _Places:
     @classmethod
     def of(cls, start: int, layout: Layout, count: int) -> _Places:
         width = layout.width * number_type(layout.dim).itemsize
-        sizes = (layout.width * 16 * 4, 8 * count, layout.code_bytes * count, 8 * count, 4 * count, width * count)
+        sizes = (layout.spread * 16 * 4, 8 * count, layout.code_bytes * count, 8 * count, 4 * count, width * count)
         places = [_aligned(start)]
         for size in (*sizes, 8 * count):
             places.append(_aligned(places[-1] + size))
@@ -174,6 +174,11 @@ class Segment:
     def __len__(self) -> int:
         """How many vectors, those of the dead included."""
         return len(self.rows)
+
+    @property
+    def span(self) -> tuple[int, int]:
+        """The lowest row, and one more than the highest."""
+        return self._low, self._high + 1
 
     def check(self, alive: NDArray[np.bool_], threads: Threads) -> NDArray[np.bool_]:
         """Compare every living row with its sums, and return who of them was not erased since.
@@ -282,7 +287,7 @@ def _checked_head(
     places = _Places.of(after + DIGEST_BYTES, layout, header.count)
     if len(mapped) != places.end:
         raise SnapshotError("a segment is cut short")
-    centroids = _part(mapped, places.centroids, "<f4", (layout.pieces, 16, layout.width // layout.pieces))
+    centroids = _part(mapped, places.centroids, "<f4", (layout.pieces, 16, layout.piece))
     if hashlib.sha256(head + centroids.tobytes()).digest() != mapped[after : after + DIGEST_BYTES].tobytes():
         raise SnapshotError("a segment is damaged")
     return header, centroids, places

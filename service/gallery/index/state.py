@@ -78,13 +78,17 @@ class State:
         """See `VectorIndex.score`."""
         scores = self.growing.score(probes, rows)
         across = turned(probes, self.layout) if self.sealed else probes
+        order = np.argsort(rows) if self.sealed else np.empty(0, np.int64)
+        ordered = rows[order]
         for each in self.sealed:
-            places = each.find(rows)
-            here = np.flatnonzero(places >= 0)
+            some = order[slice(*np.searchsorted(ordered, each.segment.span))]
+            places = each.find(rows[some])
+            here, places = some[places >= 0], places[places >= 0]
             if len(here):
-                here = here[np.argsort(places[here])]
-                shares = np.array_split(here, -(-len(here) // SHARED))
-                told = threads.each(partial(each.score, across), [places[share] for share in shares])
+                sorting = np.argsort(places)
+                here, places = here[sorting], places[sorting]
+                shares = -(-len(here) // SHARED)
+                told = threads.each(partial(each.score, across), np.array_split(places, shares))
                 scores[:, here] = np.concatenate(told, axis=1)
         return scores
 

@@ -10,10 +10,20 @@ from service.gallery.index.segment import packed
 def test_a_layout_has_room_and_even_bytes(dim):
     layout = Layout.of(dim)
     assert layout.width >= dim
-    assert layout.width % layout.pieces == 0
+    assert layout.pieces * (layout.piece - 1) <= layout.width <= layout.spread
     assert layout.code_bytes % 8 == 0
     assert layout.code_bytes <= 64
     assert rotation(layout).shape == (layout.width, dim)
+
+
+@pytest.mark.parametrize("dim", [6, 100, 128, 512])
+def test_pieces_hold_every_number_once(unit, dim):
+    layout = Layout.of(dim)
+    vectors = turned(unit(5, dim=dim), layout)
+    cut = layout.cut(vectors)
+    assert cut.shape == (5, layout.pieces * layout.piece)
+    np.testing.assert_array_equal(np.sort(cut[cut != 0]), np.sort(vectors[vectors != 0]))
+    np.testing.assert_array_equal(layout.joined(cut), vectors)
 
 
 @pytest.mark.parametrize("count", [3, 2000])

@@ -5,6 +5,7 @@ import pytest
 
 from service.errors import EngineAbsentError
 from service.gallery.index.devices import MOST, OnGpu, in_main_memory, parts_on
+from service.gallery.index.rows import restored
 from service.gallery.index.segment import packed
 
 
@@ -49,7 +50,7 @@ def test_a_gpu_finds_what_lies_nearest(sealed):
     segment = sealed(40)
     (part,) = parts_on("auto", Library(1))(segment)
     assert isinstance(part, OnGpu)
-    probes = (segment.numbers[:3] * segment.scales[:3, None]).astype(np.float32)
+    probes = restored(segment.numbers[:3], segment.scales[:3])
     scores, places = part.nearest(probes, 5, None)
     assert places[:, 0].tolist() == [0, 1, 2]
     np.testing.assert_allclose(scores[:, 0] / part.trust.slope, 1, atol=2e-3)
@@ -61,7 +62,7 @@ def test_the_dead_are_passed_over_and_the_living_found_behind_them(sealed, livin
     (part,) = parts_on("cuda", Library(1))(segment)
     flags = np.zeros(40, np.bool_)
     flags[living] = True
-    probe = (segment.numbers[:1] * segment.scales[:1, None]).astype(np.float32)
+    probe = restored(segment.numbers[:1], segment.scales[:1])
     scores, places = part.nearest(probe, 2, packed(flags))
     found = places[0][places[0] >= 0]
     assert set(found.tolist()) <= set(living)

@@ -16,12 +16,12 @@ def test_scores_are_off_by_what_is_stated(unit, dim, wanted):
 @pytest.mark.parametrize("positions", [[], [5], [3, 4, 5, 6], [9, 2, 700, 2], [*range(600), 3]])
 def test_neighbours_and_others_are_scored_alike(unit, positions):
     vectors, probes = unit(1000), unit(2, seed=9)
-    numbers, scales = quantised(vectors, np.dtype(np.int16))
+    numbers, scales = quantised(vectors, np.dtype(np.uint16))
     some = np.array(positions, np.int64)
     np.testing.assert_allclose(scores(numbers, scales, some, probes), probes @ vectors[some].T, atol=1e-4)
 
 
-@pytest.mark.parametrize("kind", [np.int8, np.int16])
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
 def test_quantising_again_changes_nothing(unit, kind):
     numbers, scales = quantised(unit(500), np.dtype(kind))
     np.testing.assert_array_equal(quantised(restored(numbers, scales), np.dtype(kind))[0], numbers)

@@ -5,6 +5,7 @@ import pytest
 
 from service.gallery.index.codes import Layout, Trust, turned
 from service.gallery.index.devices import in_main_memory
+from service.gallery.index.rows import restored
 from service.gallery.index.sealed import DEEPEST, LEAST_DEPTH, MANY, Scan, Sealed
 from service.gallery.index.segment import packed
 from service.gallery.index.threads import Threads
@@ -28,7 +29,7 @@ class Bad:
     def __init__(self, segment, probe, claim):
         self.first, self.count, self.trust, self.asked = 0, len(segment), Trust(1.0, 0.05), []
         self.claim = claim
-        self.exact = (segment.numbers * segment.scales[:, None]) @ probe
+        self.exact = restored(segment.numbers, segment.scales) @ probe
 
     def nearest(self, probes, depth, wanted):
         self.asked.append(depth)
@@ -63,7 +64,7 @@ def test_as_many_as_are_wanted_are_found_in_order(sealed, unit, probes, threads,
     alive[:5] = False
     one = Sealed(segment, in_main_memory(segment), packed(alive), 2995)
     found = Scan([one], None, threads).search(probes, k)
-    exact = (segment.numbers * segment.scales[:, None]) @ probes.T
+    exact = restored(segment.numbers, segment.scales) @ probes.T
     exact[:5] = -np.inf
     np.testing.assert_allclose(found.scores[:, 0], exact.max(axis=0), atol=1e-5)
     assert (np.diff(found.scores, axis=1) <= 0).all()
@@ -75,10 +76,10 @@ def test_as_many_as_are_wanted_are_found_in_order(sealed, unit, probes, threads,
 def test_the_mate_of_every_probe_is_found_among_many(sealed, unit, threads):
     """In 16 dimensions impostors come close, so this fails if hopes were a little too low."""
     segment = sealed(20_000)
-    own = (segment.numbers[::200] * segment.scales[::200, None]).astype(np.float32)
+    own = restored(segment.numbers[::200], segment.scales[::200])
     rest = turned(unit(len(own), seed=3), Layout.of(16))
     rest -= np.einsum("nd,nd->n", rest, own)[:, None] * own
     asked = 0.93 * own + np.sqrt(1 - 0.93**2) * rest / np.linalg.norm(rest, axis=1, keepdims=True)
     found = Scan([whole(segment, in_main_memory(segment))], None, threads).search(asked.astype(np.float32), 1)
-    exact = asked @ (segment.numbers * segment.scales[:, None]).T
+    exact = asked @ restored(segment.numbers, segment.scales).T
     np.testing.assert_array_equal(found.rows[:, 0], segment.rows[exact.argmax(axis=1)])
