@@ -61,7 +61,9 @@ from service.shared.store import InProcess, Shared
 from service.vision.batching import Batcher, Workers
 from service.vision.choice import Chosen, choose
 from service.vision.encode import Encoder
-from service.vision.reader import Limits, reader
+from service.vision.reader import reader
+from service.vision.see import Limits
+from service.vision.seeing import Setup as Seeing
 
 log = logging.getLogger(__name__)
 
@@ -145,11 +147,11 @@ async def _open(app: FastAPI, settings: Settings, stack: AsyncExitStack) -> Prod
     indexes = await asyncio.to_thread(_indexes, settings, folder, catalog, streams)
     views = Views(catalog, indexes, snapshot_every=settings.snapshot_every)
     stack.callback(views.close)
+    limits = Limits(settings.max_photo_bytes, settings.max_photo_pixels, settings.max_faces)
     seen = await stack.enter_async_context(
         reader(
-            detection.chosen.engine,
+            Seeing(settings.models, (detection.manifest.name, detection.chosen.engine.name), limits),
             Encoder(recognition.chosen.engine),
-            limits=Limits(settings.max_photo_bytes, settings.max_photo_pixels, settings.max_faces),
             max_batch=settings.batch,
             capacity=settings.queue,
             workers=streams,
@@ -197,7 +199,7 @@ async def _open(app: FastAPI, settings: Settings, stack: AsyncExitStack) -> Prod
     # An index server may be gone while something is committed, and has to be caught up when it is back.
     if catalog.shared or settings.index == "milvus":
         await _keep_in_step(product, settings.poll, stack)
-    app.state.imports = importer = _importer(product, settings, recognition, detection, streams)
+    app.state.imports = importer = _importer(product, settings, recognition, detection, limits, streams)
     if importer.root.path is not None:
         importer.start()
         stack.push_async_callback(asyncio.to_thread, importer.stop)
@@ -208,8 +210,9 @@ async def _open(app: FastAPI, settings: Settings, stack: AsyncExitStack) -> Prod
     return product
 
 
-def _importer(product: Product, settings: Settings, recognition: Loaded, detection: Loaded, streams: int) -> Worker:
-    limits = Limits(settings.max_photo_bytes, settings.max_photo_pixels, settings.max_faces)
+def _importer(
+    product: Product, settings: Settings, recognition: Loaded, detection: Loaded, limits: Limits, streams: int
+) -> Worker:
     root = Root.of(settings.import_root)
     setup = Setup(
         root=root.path or Path("/nowhere"),

@@ -22,7 +22,7 @@ from service.recognition.identify import Identification, Identified
 from service.recognition.product import Embedding
 from service.recognition.verify import Verification
 from service.vision.detect import Box
-from service.vision.reader import SeenFace
+from service.vision.see import SeenFace
 
 
 def gallery(record: GalleryRecord, size: GallerySize, fpir: float) -> GalleryOut:

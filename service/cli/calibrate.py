@@ -182,7 +182,9 @@ async def _labelled(settings: Settings, store: ModelStore, manifest: Manifest, f
     from service.recognition.calibrate import label, photos_in  # noqa: PLC0415 - a fast start of the other commands
     from service.vision.choice import choose  # noqa: PLC0415 - the same
     from service.vision.encode import Encoder  # noqa: PLC0415 - the same
-    from service.vision.reader import Limits, reader  # noqa: PLC0415 - the same
+    from service.vision.reader import reader  # noqa: PLC0415 - the same
+    from service.vision.see import Limits  # noqa: PLC0415 - the same
+    from service.vision.seeing import Setup  # noqa: PLC0415 - the same
 
     photos = photos_in(folder)
     streams, memory = settings.threads or os.cpu_count() or 1, settings.data / "engines.json"
@@ -195,9 +197,8 @@ async def _labelled(settings: Settings, store: ModelStore, manifest: Manifest, f
     with progress() as display:
         task = display.add_task("reading photos", total=len(photos))
         async with reader(
-            detector.engine,
+            Setup(settings.models, (detection.name, detector.engine.name), limits),
             Encoder(recogniser.engine),
-            limits=limits,
             max_batch=settings.batch,
             capacity=settings.queue,
             workers=streams,

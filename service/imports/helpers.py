@@ -8,31 +8,19 @@ from __future__ import annotations
 
 import logging
 import queue
-import socket
-import subprocess
-import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Final
 
-from service.errors import EngineError, NotReadyError, PhotoDamagedError, VultusError
+from service.errors import NotReadyError, PhotoDamagedError, VultusError
 from service.imports.sight import Answer, Photo, Setup, Sight
+from service.vision.process import Process
 
 AHEAD: Final = 2
 """Tasks that a helper has at once: one that it works on, and one whose photos it reads meanwhile."""
-
-STOP_SECONDS: Final = 10.0
-
-HOME: Final = Path(__file__).resolve().parent.parent.parent
-"""Where the package lies, so that a helper finds it from any working folder."""
-
-START: Final = "from service.imports.sight import main; main()"
-"""Not as `-m`: what it sends would then be of a module `__main__` that nobody else can import."""
 
 log = logging.getLogger(__name__)
 
@@ -155,40 +143,21 @@ class Helpers:
 
 
 class _Helper:
-    """One process, started and told what it needs.
+    """One process, told what it needs.
 
     Raises:
         VultusError: it could not begin its work.
     """
 
     def __init__(self, setup: Setup) -> None:
-        ours, theirs = socket.socketpair()
-        with theirs:
-            # A session of its own: Ctrl-C at the terminal is for the service, which then ends its helpers.
-            self._process = subprocess.Popen(  # noqa: S603 - this interpreter, this package
-                [sys.executable, "-c", START, str(theirs.fileno())],
-                cwd=HOME,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                pass_fds=[theirs.fileno()],
-                start_new_session=True,
-            )
-        self._channel = Connection(ours.detach())
+        self._process = Process("service.imports.sight")
+        self._process.begin(setup)
         self.outstanding = 0
-        try:
-            self._channel.send(setup)
-            answer: Answer = self._channel.recv()
-        except (EOFError, OSError) as error:
-            self.end()
-            raise EngineError("a process that looks at photos ended before it began") from error
-        if isinstance(answer, VultusError):
-            self.end()
-            raise answer
 
     def send(self, photos: Sequence[Photo]) -> None:
         """Give it a task."""
         try:
-            self._channel.send(photos)
+            self._process.channel.send(photos)
         except OSError as error:
             self.end()
             raise _GoneError from error
@@ -197,7 +166,7 @@ class _Helper:
     def receive(self) -> Answer:
         """Its answer to the oldest task."""
         try:
-            answer: Answer = self._channel.recv()
+            answer: Answer = self._process.channel.recv()
         except (EOFError, OSError) as error:
             self.end()
             raise _GoneError from error
@@ -206,9 +175,4 @@ class _Helper:
 
     def end(self) -> None:
         """Let it end, or end it."""
-        self._channel.close()
-        try:
-            self._process.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        self._process.end()

@@ -24,11 +24,10 @@ from service.artifact.store import ModelStore
 from service.errors import PhotoError, VultusError
 from service.imports.paths import read
 from service.recognition.portrait import portrait
-from service.vision.choice import candidates
+from service.vision.choice import load
 from service.vision.crops import pack
 from service.vision.encode import Encoder
-from service.vision.engines import Engine
-from service.vision.reader import Limits, SeenFace, see
+from service.vision.see import Limits, SeenFace, see
 
 READ_AHEAD: Final = 2
 """Tasks whose photos are read while the one before them is looked at."""
@@ -95,8 +94,8 @@ class Looker:
     def __init__(self, setup: Setup) -> None:
         self._setup = setup
         store = ModelStore(setup.models)
-        self._detector = _engine(store, *setup.detection)
-        self._encoder = Encoder(_engine(store, *setup.recognition))
+        self._detector = load(store, *setup.detection)
+        self._encoder = Encoder(load(store, *setup.recognition))
 
     def read(self, photo: Photo) -> bytes | PhotoError:
         """The bytes of a photo."""
@@ -133,11 +132,6 @@ def _sight(digest: str, face: SeenFace, embedding: NDArray[np.float32], with_cro
     box = face.face.box
     crop = pack(face.crop) if with_crop else None
     return Sight(digest, embedding, face.quality.score, (box.x, box.y, box.width, box.height), crop=crop)
-
-
-def _engine(store: ModelStore, model: str, name: str) -> Engine:
-    # The service measured and checked this engine on this machine; here it is only loaded.
-    return candidates(store, store.manifest(model), 1)[name].load()
 
 
 def main() -> None:

@@ -22,7 +22,7 @@ from service.recognition.expectations import Context
 from service.shared.store import Shared
 from service.vision.detect import Box, Face
 from service.vision.quality import Quality
-from service.vision.reader import SeenFace
+from service.vision.see import SeenFace
 
 WAIT_SECONDS: Final = 120.0
 """How long an answer can be come back to."""

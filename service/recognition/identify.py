@@ -26,7 +26,7 @@ from service.identify.planner import Found, Rule, look
 from service.recognition.asked import Pending
 from service.recognition.expectations import Context, Expected
 from service.recognition.product import Embedding, Product
-from service.vision.reader import SeenFace
+from service.vision.see import SeenFace
 
 NOTHING_KNOWN: Final = Context()
 

@@ -7,7 +7,7 @@ from typing import Final
 from service.errors import LowQualityError, NoFaceError, SeveralFacesError
 from service.vision.detect import Face
 from service.vision.quality import reasons
-from service.vision.reader import SeenFace, SeenPhoto
+from service.vision.see import SeenFace, SeenPhoto
 
 DOMINANT: Final = 4.0
 """A face this many times larger than the next one is whom the photo is of; otherwise the photo shows several people."""

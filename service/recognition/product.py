@@ -30,7 +30,8 @@ from service.recognition.keeping import Kept, Wanted
 from service.recognition.known import KnownGalleries
 from service.shared.store import Shared
 from service.vision.batching import Batcher
-from service.vision.reader import Reader, SeenFace, SeenPhoto
+from service.vision.reader import Reader
+from service.vision.see import SeenFace, SeenPhoto
 
 REACH_SECONDS: Final = 5.0
 """How long a request waits for a revision that its caller has seen."""

@@ -11,7 +11,7 @@ from service.errors import PersonWithoutFaceError
 from service.gallery import faces, people
 from service.gallery.records import GalleryRecord
 from service.recognition.product import Embedding, Product, largest
-from service.vision.reader import SeenFace
+from service.vision.see import SeenFace
 
 
 @dataclass(frozen=True)

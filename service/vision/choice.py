@@ -107,6 +107,16 @@ def candidates(store: ModelStore, manifest: Manifest, streams: int) -> dict[str,
     return found
 
 
+def load(store: ModelStore, model: str, name: str) -> Engine:
+    """An engine by its name, for one call at a time; one that was measured and checked on this machine before.
+
+    Raises:
+        EngineError: it does not load.
+        ModelError: the file is missing or damaged.
+    """
+    return candidates(store, store.manifest(model), 1)[name].load()
+
+
 def _loss(manifest: Manifest, variant: Variant, *, unknown: float) -> float:
     """Points of accuracy that a variant loses on its worst set; `unknown` if no set was put before both files."""
     both = [name for name in variant.measured if name.endswith("_accuracy") and name in manifest.measured]

@@ -10,13 +10,15 @@ from __future__ import annotations
 import queue
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 
 from service.errors import EngineAbsentError, EngineError
+
+if TYPE_CHECKING:
+    import onnxruntime as ort
 
 Outputs = dict[str, NDArray[np.float32]]
 
@@ -99,6 +101,8 @@ def cuda(path: Path, *, streams: int = 1) -> Engine:
     Raises:
         EngineError: this ONNX Runtime has no CUDA, or the session did not start on it.
     """
+    import onnxruntime as ort  # noqa: PLC0415 - large, and not every process needs it
+
     if "CUDAExecutionProvider" not in ort.get_available_providers():
         raise EngineAbsentError("the engine cuda needs onnxruntime-gpu and an NVIDIA driver (install vultus[gpu])")
     ort.preload_dlls()  # CUDA and cuDNN come as wheels, which the loader does not look into
@@ -109,6 +113,8 @@ def cuda(path: Path, *, streams: int = 1) -> Engine:
 
 
 def _session(model: bytes, providers: list[str], streams: int) -> ort.InferenceSession:
+    import onnxruntime as ort  # noqa: PLC0415 - as above
+
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1

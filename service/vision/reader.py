@@ -1,85 +1,32 @@
 """From a photo's bytes to faces and embeddings, for many callers at once.
 
-Photos are seen (decoded, searched for faces, cut out, assessed) one at a time; faces are encoded in batches formed
-across requests. Both wait in bounded queues that the urgent overtake, for the same threads: as many as there are cores
-to use (`service.vision.batching`). Nothing here blocks the event loop.
+Photos are seen (decoded, searched for faces, cut out, assessed) one at a time, by processes of their own
+(`service.vision.seers`); faces are encoded here, in batches formed across requests (`service.vision.batching`). Both
+wait in bounded queues that the urgent overtake. Nothing here blocks the event loop.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from itertools import groupby, islice
 
 import numpy as np
 from numpy.typing import NDArray
 
-from service.errors import TooManyFacesError
-from service.vision.align import align
 from service.vision.batching import Batcher, Priority, Workers
-from service.vision.decode import Photo, decode
-from service.vision.detect import Canvas, Face, canvases, faces_from
 from service.vision.encode import Encoder
-from service.vision.engines import Engine, Outputs
-from service.vision.quality import Quality, assess
+from service.vision.see import Crop, SeenPhoto
+from service.vision.seeing import Setup
+from service.vision.seers import Seers
 
-Crop = NDArray[np.uint8]
 Embedding = NDArray[np.float32]
-
-CANVASES_AT_ONCE = 4
-"""Canvases of one photo and shape that share a run of the detector."""
-
-BATCHED_PIXELS = 384 * 384
-"""Larger canvases are run one by one."""
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What is taken.
-
-    Attributes:
-        photo_bytes: largest photo in bytes.
-        photo_pixels: largest photo in pixels.
-        faces: most faces in a photo.
-    """
-
-    photo_bytes: int
-    photo_pixels: int
-    faces: int
-
-
-@dataclass(frozen=True)
-class SeenFace:
-    """A face, cut out and assessed."""
-
-    face: Face
-    crop: Crop
-    quality: Quality
-
-
-@dataclass(frozen=True)
-class SeenPhoto:
-    """A photo and the faces in it, largest first.
-
-    Attributes:
-        digest: SHA-256 of the photo's bytes, hexadecimal.
-        width: in pixels, as shown (after the EXIF turn).
-        height: the same.
-        faces: none, one or several.
-    """
-
-    digest: str
-    width: int
-    height: int
-    faces: tuple[SeenFace, ...]
 
 
 class Reader:
-    """Reads photos. Made by `reader`, which starts and stops its batches."""
+    """Reads photos. Made by `reader`, which starts and stops its processes and batches."""
 
-    def __init__(self, seeing: Batcher[bytes, SeenPhoto], encoding: Batcher[Crop, Embedding]) -> None:
+    def __init__(self, seeing: Seers, encoding: Batcher[Crop, Embedding]) -> None:
         self.seeing = seeing
         self.encoding = encoding
 
@@ -90,7 +37,7 @@ class Reader:
             PhotoError: the photo cannot be used, or shows more faces than are looked at.
             OverloadedError: too many photos are waiting.
         """
-        return await self.seeing.submit(data, priority)
+        return await self.seeing.see(data, priority)
 
     async def encode(self, crops: Sequence[Crop], priority: Priority = Priority.INTERACTIVE) -> list[Embedding]:
         """Encode crops, one embedding each.
@@ -104,77 +51,27 @@ class Reader:
 
 @asynccontextmanager
 async def reader(
-    detector: Engine, encoder: Encoder, *, limits: Limits, max_batch: int, capacity: int, workers: int
+    setup: Setup, encoder: Encoder, *, max_batch: int, capacity: int, workers: int
 ) -> AsyncIterator[Reader]:
-    """A reader whose batches run as long as the context is open.
+    """A reader whose processes and batches run as long as the context is open.
 
     Args:
-        detector: runs the detection artifact.
+        setup: what a process that sees photos needs to know.
         encoder: runs the recognition artifact.
-        limits: what is taken.
         max_batch: most faces encoded at once.
         capacity: photos, and faces, that may wait.
-        workers: threads, and so photos that are open and batches that run at once.
+        workers: photos that are open, and batches that run, at once.
     """
-    # A photo that waits is its bytes; an open one is its pixels and canvases, up to a hundred times more. So a worker
+    # A photo that waits is its bytes; an open one is its pixels and canvases, up to a hundred times more. So a process
     # takes one photo from decoding to crops: sharing runs of the detector between photos was measured to gain 4 % of
-    # its time at best (`tests.bench.encode`). Faces go before photos once half a batch has come together.
-    async with Workers(workers, "vision") as threads:
+    # its time at best (`tests.bench.encode`).
+    async with Seers(setup, count=workers, capacity=capacity) as seeing, Workers(workers, "encoding") as threads:
         encoding: Batcher[Crop, Embedding] = Batcher(
             lambda crops: list(encoder(crops)),
             threads,
             name="faces",
             max_batch=max_batch,
             capacity=capacity,
-            worth=(max_batch + 1) // 2,
         )
-        seeing: Batcher[bytes, SeenPhoto] = Batcher(
-            lambda photos: [see(photo, detector, limits) for photo in photos],
-            threads,
-            name="photos",
-            max_batch=1,
-            capacity=capacity,
-        )
-        async with encoding, seeing:
+        async with encoding:
             yield Reader(seeing, encoding)
-
-
-def see(data: bytes, detector: Engine, limits: Limits) -> SeenPhoto:
-    """Decode a photo, find its faces, cut them out and assess them; all on the calling thread.
-
-    Raises:
-        PhotoError: the photo cannot be used, or shows more faces than are looked at.
-    """
-    photo = decode(data, max_bytes=limits.photo_bytes, max_pixels=limits.photo_pixels)
-    looks = canvases(photo.pixels)
-    height, width = photo.pixels.shape[:2]
-    faces = faces_from(_heads(detector, looks), looks, (width, height), max_faces=limits.faces + 1)
-    if len(faces) > limits.faces:
-        raise TooManyFacesError(f"the photo shows more than {limits.faces} faces", limit=limits.faces)
-    return SeenPhoto(photo.digest, width, height, tuple(_cut_out(photo, face) for face in faces))
-
-
-def _heads(detector: Engine, looks: list[Canvas]) -> list[Outputs]:
-    """Run the detector over canvases: neighbours that are small and of one shape together, large ones one by one.
-
-    Large ones gain nothing by it, and their activations, many times the size of a canvas, would be in memory at once.
-    """
-    found: list[Outputs] = []
-    for shape, group in groupby(looks, key=lambda look: look.pixels.shape):
-        together = CANVASES_AT_ONCE if shape[0] * shape[1] <= BATCHED_PIXELS else 1
-        for batch in batched(group, together):
-            heads = detector(np.stack([look.pixels for look in batch]))
-            found += [{name: values[place] for name, values in heads.items()} for place in range(len(batch))]
-    return found
-
-
-def batched(items: Iterable[Canvas], most: int) -> Iterator[tuple[Canvas, ...]]:
-    """Cut items into tuples of at most so many."""
-    rest = iter(items)
-    while part := tuple(islice(rest, most)):
-        yield part
-
-
-def _cut_out(photo: Photo, face: Face) -> SeenFace:
-    crop = align(photo.pixels, face.landmarks)
-    return SeenFace(face, crop, assess(crop, face))

@@ -22,7 +22,7 @@ from tests.bench.clients import Turn, drive, request
 from tests.bench.lfw_data import load_lfw
 from tests.bench.loop import Loop
 from tests.bench.report import Report, fresh_settings, note, parser
-from tests.bench.server import Server, fill, form_of, serving
+from tests.bench.server import Server, family, fill, form_of, serving
 
 PEOPLE = 10_000
 GALLERY = "load"
@@ -121,8 +121,11 @@ def processor_ms(pid: int | None = None) -> float:
     """Milliseconds of processor time that a process, or this one, has used."""
     if pid is None:
         return 1000 * time.process_time()
-    threads = Path(f"/proc/{pid}/task").iterdir()
-    return sum(int((thread / "schedstat").read_text().split()[0]) for thread in threads) / 1e6
+    spent = 0
+    for each in family(pid):
+        threads = Path(f"/proc/{each}/task").iterdir()
+        spent += sum(int((thread / "schedstat").read_text().split()[0]) for thread in threads)
+    return spent / 1e6
 
 
 if __name__ == "__main__":

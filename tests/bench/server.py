@@ -40,9 +40,18 @@ class Server:
     ready_seconds: float
 
     def resident_mb(self) -> float:
-        """Resident memory of the process."""
-        status = Path(f"/proc/{self.pid}/status").read_text()
-        return int(status.split("VmRSS:")[1].split()[0]) / 1024
+        """Resident memory of the process and of those that it started."""
+        statuses = [Path(f"/proc/{pid}/status").read_text() for pid in family(self.pid)]
+        return sum(int(status.split("VmRSS:")[1].split()[0]) for status in statuses) / 1024
+
+
+def family(pid: int) -> list[int]:
+    """A process and those that it started, and theirs."""
+    found = [pid]
+    for thread in Path(f"/proc/{pid}/task").iterdir():
+        for child in (thread / "children").read_text().split():
+            found += family(int(child))
+    return found
 
 
 @contextmanager

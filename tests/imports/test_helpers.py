@@ -12,7 +12,7 @@ from service.errors import NotReadyError, VultusError
 from service.imports.helpers import Helpers
 from service.imports.sight import Photo, Setup
 from service.settings import CHECKOUT
-from service.vision.reader import Limits
+from service.vision.see import Limits
 from tests.faces import orl_photo
 
 SECONDS = 60

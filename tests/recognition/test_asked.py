@@ -9,7 +9,7 @@ from service.recognition.expectations import Context
 from service.shared.store import InProcess
 from service.vision.detect import Box, Face
 from service.vision.quality import Quality
-from service.vision.reader import SeenFace
+from service.vision.see import SeenFace
 
 SEEN = SeenFace(
     Face(Box(1.5, 2.25, 30.0, 40.0), np.arange(10, dtype=np.float32).reshape(5, 2) / 3, 0.9),

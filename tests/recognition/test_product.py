@@ -7,7 +7,7 @@ from service.errors import GalleryModelError, ModelError, NoFaceError
 from service.identify.calibration import Calibration
 from service.recognition.known import KnownGalleries
 from service.recognition.product import calibration_of, largest
-from service.vision.reader import SeenPhoto
+from service.vision.see import SeenPhoto
 
 
 def test_the_calibration_is_the_manifests(models):

@@ -1,6 +1,5 @@
 import asyncio
 import hashlib
-from contextlib import asynccontextmanager
 
 import numpy as np
 import pytest
@@ -14,20 +13,23 @@ from service.errors import (
     PhotoTooLargeError,
     TooManyFacesError,
 )
+from service.settings import CHECKOUT
 from service.vision import engines
 from service.vision.decode import decode
 from service.vision.detect import Detector
 from service.vision.encode import Encoder
-from service.vision.reader import Limits, reader
+from service.vision.reader import reader
+from service.vision.see import Limits
+from service.vision.seeing import Setup
 from tests.faces import crowd, orl_photo, orl_pixels, saved, scene
 
-LIMITS = Limits(photo_bytes=1 << 20, photo_pixels=4_000_000, faces=10)
+SETUP = Setup(CHECKOUT / "models", ("yunet", "openvino"), Limits(photo_bytes=1 << 20, photo_pixels=4_000_000, faces=10))
 
 
 @pytest.fixture(scope="module")
 def networks(models):
     """Detection and recognition."""
-    detector = engines.openvino(models.file(models.manifest("yunet")), streams=2)
+    detector = engines.openvino(models.file(models.manifest("yunet")))
     encoder = Encoder(engines.openvino(models.file(models.manifest("sface")), streams=2))
     return detector, encoder
 
@@ -36,15 +38,11 @@ def networks(models):
 def read(networks):
     """Runs a scenario, a coroutine function of a reader."""
 
-    @asynccontextmanager
-    async def opened(detector, encoder, **options):
-        settings = {"limits": LIMITS, "max_batch": 4, "capacity": 32, "workers": 2} | options
-        async with reader(detector or networks[0], encoder or networks[1], **settings) as made:
-            yield made
+    def run(scenario, encoder=None, **options):
+        settings = {"max_batch": 4, "capacity": 32, "workers": 2} | options
 
-    def run(scenario, detector=None, encoder=None, **options):
         async def main():
-            async with asyncio.timeout(60), opened(detector, encoder, **options) as made:
+            async with asyncio.timeout(60), reader(SETUP, encoder or networks[1], **settings) as made:
                 return await scenario(made)
 
         return asyncio.run(main())
@@ -140,14 +138,15 @@ def test_an_engine_that_fails_is_told_and_forgotten(read, networks):
             calls.append(len(batch))
             if len(calls) == 1:
                 raise EngineError("out of order")
-            return networks[0](batch)
+            return networks[1].engine(batch)
 
     async def twice(made):
+        photo = await made.see(orl_photo(1, 1))
         with pytest.raises(EngineError):
-            await made.see(orl_photo(1, 1))
-        return await made.see(orl_photo(1, 1))
+            await made.encode([photo.faces[0].crop])
+        return await made.encode([photo.faces[0].crop])
 
-    assert len(read(twice, detector=Failing()).faces) == 1
+    assert len(read(twice, encoder=Encoder(Failing()))) == 1
 
 
 def test_an_engine_that_gives_nonsense_is_told(read):
@@ -179,7 +178,7 @@ def test_a_caller_that_leaves_makes_room(read):
 
 def test_a_reader_that_is_closed_takes_nothing(networks):
     async def main():
-        async with reader(*networks, limits=LIMITS, max_batch=4, capacity=8, workers=1) as made:
+        async with reader(SETUP, networks[1], max_batch=4, capacity=8, workers=1) as made:
             pass
         with pytest.raises(NotReadyError):
             await made.encode([np.zeros((112, 112, 3), np.uint8)])
