@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import gc
 import logging
 import shutil
@@ -84,10 +85,14 @@ def _bound(host: str, port: int) -> socket.socket:
 def _settle() -> None:
     """Tune the interpreter for a process that has loaded everything and now serves.
 
-    What was loaded stays for good, so the garbage collector need not walk it again and again.
+    What was loaded stays for good, so the garbage collector need not walk it again and again. What loading took and
+    freed, such as the models as they were read, goes back to the system where the C library can do that.
     """
     gc.collect()
     gc.freeze()
+    give_back = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if give_back is not None:
+        give_back(0)
 
 
 async def _serve(app: FastAPI, settings: Settings, listener: socket.socket) -> None:

@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.reduction import ForkingPickler
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, Self, cast
 
 from service.errors import EngineError, NotReadyError, OverloadedError, PhotoDamagedError, VultusError
 from service.vision.batching import Priority
@@ -28,6 +28,9 @@ AHEAD: Final = 2
 
 TRIES: Final = 2
 """Processes that a photo may bring down."""
+
+ON_A_GPU: Final = 4
+"""Most processes that share a GPU: each holds some hundred megabytes of its memory."""
 
 RETRY_SECONDS: Final = 5.0
 
@@ -58,7 +61,7 @@ class Seers:
     def __init__(self, setup: Setup, *, count: int, capacity: int, retry: float = RETRY_SECONDS) -> None:
         self._setup = setup
         self._retry = retry
-        self._count = count
+        self._count = min(count, ON_A_GPU) if setup.detection[1] == "cuda" else count
         self._capacity = capacity
         self._queues: tuple[deque[_Waiting], ...] = tuple(deque() for _ in Priority)
         self._seers: list[_Seer] = []
@@ -161,7 +164,7 @@ class Seers:
             await asyncio.to_thread(process.end)
             return
         seer = _Seer(self, process)
-        await asyncio.get_running_loop().create_connection(lambda: seer, sock=process.take_socket())
+        await asyncio.get_running_loop().create_unix_connection(lambda: seer, sock=process.take_socket())
         self._seers.append(seer)
         self._fault = None
         self._feed()
@@ -203,8 +206,7 @@ class _Seer(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Overrides."""
-        assert isinstance(transport, asyncio.WriteTransport)  # noqa: S101
-        self._transport = transport
+        self._transport = cast("asyncio.WriteTransport", transport)  # uvloop's own are no subclasses
 
     def give(self, waiting: _Waiting) -> None:
         """Give it a photo."""

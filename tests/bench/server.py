@@ -40,9 +40,9 @@ class Server:
     ready_seconds: float
 
     def resident_mb(self) -> float:
-        """Resident memory of the process and of those that it started."""
-        statuses = [Path(f"/proc/{pid}/status").read_text() for pid in family(self.pid)]
-        return sum(int(status.split("VmRSS:")[1].split()[0]) for status in statuses) / 1024
+        """Resident memory of the process and of those that it started; pages that they share count once."""
+        shares = [Path(f"/proc/{pid}/smaps_rollup").read_text() for pid in family(self.pid)]
+        return sum(int(share.split("\nPss:")[1].split()[0]) for share in shares) / 1024
 
 
 def family(pid: int) -> list[int]:

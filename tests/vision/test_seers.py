@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import uvloop
 
 from service.errors import EngineError, ModelNotFoundError, NotReadyError, PhotoDamagedError
 from service.settings import CHECKOUT
@@ -28,7 +29,13 @@ def run(scenario, setup=SETUP, **options):
         async with asyncio.timeout(60), Seers(setup, **{"count": 1, "capacity": 64} | options) as seers:
             return await scenario(seers)
 
-    return asyncio.run(main())
+    return on_uvloop(main())
+
+
+def on_uvloop(coroutine):
+    """Runs it as the service would."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(coroutine)
 
 
 def children(pid=None):
@@ -147,7 +154,7 @@ def test_photos_that_wait_when_the_service_stops_are_answered():
                 asked = await leave(seers)
             return await asyncio.gather(*asked, return_exceptions=True)
 
-    kinds = {type(each) for each in asyncio.run(main()) if isinstance(each, Exception)}
+    kinds = {type(each) for each in on_uvloop(main()) if isinstance(each, Exception)}
     assert kinds == {NotReadyError}
 
 
