@@ -42,8 +42,7 @@ class _Waiting(Generic[Item, Result]):
 class Workers:
     """Threads that run the batches of one or several batchers.
 
-    Within a priority, a batcher with a batch worth running (`worth` items) goes first, in the order in which the
-    batchers were opened; then any that has something.
+    Within a priority they are served in the order in which they were opened.
 
     Args:
         count: batches that may run at once.
@@ -94,11 +93,10 @@ class Workers:
 
     def _next(self) -> tuple[Batcher[Any, Any], list[_Waiting[Any, Any]]] | None:
         for priority in Priority:
-            for enough in (True, False):
-                for batcher in self._batchers:
-                    batch = batcher.take(priority, enough=enough)
-                    if batch:
-                        return batcher, batch
+            for batcher in self._batchers:
+                batch = batcher.take(priority)
+                if batch:
+                    return batcher, batch
         return None
 
 
@@ -111,7 +109,6 @@ class Batcher(Generic[Item, Result]):
         name: of what is batched, for messages.
         max_batch: most items of a batch.
         capacity: most items waiting; more are refused.
-        worth: items for which a worker leaves other batchers waiting.
         shape: items with different values never share a batch.
     """
 
@@ -123,7 +120,6 @@ class Batcher(Generic[Item, Result]):
         name: str,
         max_batch: int,
         capacity: int,
-        worth: int = 1,
         shape: Callable[[Item], Hashable] = lambda _: None,
     ) -> None:
         self.name = name
@@ -131,7 +127,6 @@ class Batcher(Generic[Item, Result]):
         self._workers = workers
         self._max_batch = max_batch
         self._capacity = capacity
-        self._worth = worth
         self._shape = shape
         self._queues: tuple[deque[_Waiting[Item, Result]], ...] = tuple(deque() for _ in Priority)
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -182,16 +177,9 @@ class Batcher(Generic[Item, Result]):
             self._workers.turn.notify()
         return await waiting.answer
 
-    def take(self, priority: Priority, *, enough: bool) -> list[_Waiting[Item, Result]]:
-        """Give the next batch of a priority to the worker that calls, in its turn.
-
-        Args:
-            priority: which items.
-            enough: only a batch worth running.
-        """
+    def take(self, priority: Priority) -> list[_Waiting[Item, Result]]:
+        """Give the next batch of a priority to the worker that calls, in its turn."""
         line = self._queues[priority]
-        if len(line) < (self._worth if enough else 1):
-            return []
         self._drop_the_gone()
         if not line:
             return []

@@ -297,13 +297,13 @@ def test_before_it_runs_it_takes_nothing():
         asyncio.run(main())
 
 
-def both(scenario, **options):
+def both(scenario):
     """Run a scenario over two batchers of one thread, which note their batches in one list: of letters, of numbers."""
     worker = Worker(open_gate=False)
 
     async def main():
         async with asyncio.timeout(20), Workers(1, "test") as threads:
-            letters = Batcher(worker, threads, name="letters", max_batch=4, capacity=16, **options)
+            letters = Batcher(worker, threads, name="letters", max_batch=4, capacity=16)
             numbers = Batcher(worker, threads, name="numbers", max_batch=1, capacity=16)
             async with letters, numbers:
                 tasks = [await first_busy(numbers, worker)]
@@ -315,27 +315,13 @@ def both(scenario, **options):
     return worker.batches[1:]
 
 
-@pytest.mark.parametrize(
-    ("letters", "expected"),
-    [("ab", [[1], [2], ["a", "b"]]), ("abc", [["a", "b", "c"], [1], [2]])],
-    ids=["too few", "enough"],
-)
-def test_a_worker_leaves_others_waiting_for_a_batch_that_is_worth_it(letters, expected):
-    async def scenario(first, second):
-        tasks = submitted(second, [1, 2]) + submitted(first, letters)
-        await until(lambda: (first.waiting, second.waiting) == (len(letters), 2))
-        return tasks
-
-    assert both(scenario, worth=3) == expected
-
-
-def test_what_is_urgent_goes_before_a_bulk_batch_that_is_worth_it():
+def test_what_is_urgent_goes_before_the_bulk_of_another_batcher():
     async def scenario(first, second):
         tasks = submitted(first, "abc", Priority.BULK) + submitted(second, [1])
         await until(lambda: (first.waiting, second.waiting) == (3, 1))
         return tasks
 
-    assert both(scenario, worth=3) == [[1], ["a", "b", "c"]]
+    assert both(scenario) == [[1], ["a", "b", "c"]]
 
 
 @pytest.mark.parametrize("seed", range(3))
