@@ -79,7 +79,14 @@ class Settings(BaseSettings):
         Literal["auto", "cpu", "cuda"],
         Field(description="where galleries are searched; auto takes GPUs where there are any, cuda insists on them"),
     ] = "auto"
-    threads: Annotated[int, Field(ge=0, le=1024, description="threads of inference and search; 0 takes one a core")] = 0
+    threads: Annotated[
+        int,
+        Field(
+            ge=0,
+            le=1024,
+            description="threads of inference and search, and processes that see photos; 0 takes one a core",
+        ),
+    ] = 0
     batch: Annotated[int, Field(ge=1, le=256, description="most faces encoded at once")] = 8
     queue: Annotated[int, Field(ge=1, le=100_000, description="photos or faces waiting for a model before 429")] = 256
     max_request_bytes: Annotated[int, Field(ge=1024, description="largest request body")] = 64 * MEBI

@@ -63,7 +63,10 @@ def install(app: FastAPI) -> None:
     async def known(request: Request, error: Exception) -> JSONResponse:
         if not isinstance(error, VultusError):
             raise error
-        if error.status >= 500:
+        if error.status == 503:
+            # Something is away, and said so: one line, for it comes with every request until it is back.
+            log.warning("%s: %s", error.code, error.detail)
+        elif error.status >= 500:
             log.error("%s: %s", error.code, error.detail, exc_info=error)
         return response(error, request_id(request))
 

@@ -171,11 +171,13 @@ class TestFullDisk:
         assert full.whose(orl_photo(9, 1)) == "new"
 
 
-def test_a_catalog_that_may_not_be_written_refuses_writes(start, tmp_path):
+def test_a_catalog_that_may_not_be_written_refuses_writes(start, tmp_path, caplog):
     gallery = staffed(start())
     locker = sqlite3.connect(tmp_path / "data" / "catalog.sqlite", isolation_level=None)
     with gallery.service.product.catalog.write() as tx:
         tx.connection.exec_driver_sql("PRAGMA query_only = ON")
     locker.close()
     assert_problem(gallery.service.put(f"{gallery.people}/new", json={}), 503, "storage_unavailable")
+    told = [record for record in caplog.records if "storage_unavailable" in record.getMessage()]
+    assert [record.exc_info for record in told] == [None]
     assert answers(gallery)[0]["faces"][0]["person"] == "p1"
