@@ -31,11 +31,11 @@ class Process:
     def __init__(self, module: str) -> None:
         ours, theirs = socket.socketpair()
         with theirs:
-            # Not as `-m`: what it sends would then be of a module `__main__` that nobody else can import.
-            # A session of its own: Ctrl-C at the terminal is for the service, which then ends its processes.
+            # Not as `-m`: what it sends would then be of a module `__main__` that nobody else can import. A session of
+            # its own: Ctrl-C at the terminal is for the service, which then ends its processes.
+            start = f"import sys; sys.path.insert(0, {str(HOME)!r}); from {module} import main; main()"
             self._process = subprocess.Popen(  # noqa: S603 - this interpreter, this package
-                [sys.executable, "-c", f"from {module} import main; main()", str(theirs.fileno())],
-                cwd=HOME,
+                [sys.executable, "-P", "-c", start, str(theirs.fileno())],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],

@@ -118,6 +118,12 @@ def test_a_process_that_cannot_begin_says_why(tmp_path):
     assert children() == before
 
 
+def test_models_are_found_from_the_folder_that_the_service_works_in(tmp_path, monkeypatch):
+    (tmp_path / "here").symlink_to(CHECKOUT / "models")
+    monkeypatch.chdir(tmp_path)
+    assert len(run(lambda seers: seers.see(orl_photo(1, 1)), replace(SETUP, models=Path("here"))).faces) == 1
+
+
 def test_whoever_waits_is_told_why_no_process_follows_and_one_does_once_it_can(tmp_path):
     (models := tmp_path / "models").symlink_to(CHECKOUT / "models")
     before = set(children())
