@@ -150,7 +150,8 @@ def _teacher(config: Config, source: Source, rank: int, ranks: int) -> tuple[NDA
     model = config.teacher.model
     if model is None:
         return None, None
-    if config.teacher.weight and (length := dimension(model)) != config.network.dim:
+    length = dimension(model)
+    if config.teacher.weight and length != config.network.dim:
         raise ConfigError(f"the teacher's vectors have {length} numbers; set network.dim to that")
     if config.teacher.sees == "changed":
         return None, Watching(model)

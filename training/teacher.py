@@ -82,7 +82,10 @@ def dimension(path: Path) -> int:
     Raises:
         ConfigError: the file is no model of the contract.
     """
-    return int(open_model(path).get_outputs()[0].shape[1])
+    shape = open_model(path).get_outputs()[0].shape
+    if len(shape) != 2 or not isinstance(shape[1], int):
+        raise ConfigError(f"{path} does not say how many numbers its vectors have: its output is {shape}")
+    return shape[1]
 
 
 def open_model(path: Path, *, threads: int = 0) -> ort.InferenceSession:

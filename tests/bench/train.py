@@ -6,6 +6,7 @@ the same network, batch and threads, in turns in one run; on a busy machine the 
 a sampled head with a full one in a process each, the full one written as most people write it. `resume_identical` is 1
 when a resumed run left the same bits as an uninterrupted one. `lfw_scratch` and `lfw_distilled` are what laptop.toml
 reaches on LFW (see `tests.bench.train_lfw`): hours with `--seeds 5`, which `--work DIR` lets go on where it stopped.
+`--only step` is `step_speedup` alone, a minute; `--only cost` has the heads too, which take 15 GB of memory.
 """
 
 from __future__ import annotations
@@ -45,27 +46,23 @@ def main() -> None:
     options = parser(__doc__ or "")
     options.add_argument("--seeds", type=int, default=1, help="runs of each recipe; several compare the heads")
     options.add_argument("--work", type=Path, help="keep crops and runs of LFW here, and go on from what is there")
-    options.add_argument("--only", choices=["cost", "lfw"], help="one half of the figures")
+    options.add_argument("--only", choices=["cost", "step", "lfw"], help="a part of the figures")
     options.add_argument("--set", action="append", default=[], help="section.key=value for the runs on LFW; repeatable")
     asked = options.parse_args()
     report = Report("train")
     with tempfile.TemporaryDirectory(prefix="vultus-bench-") as folder:
-        if asked.only != "cost":
+        if asked.only in (None, "lfw"):
             work, few = asked.work or Path(folder), 12 if asked.quick else None
             made = ready(asked.data, work, people=few)
             changes = ["run.epochs=1", "run.batch=16", *asked.set] if asked.quick else asked.set
             accuracy(report, made, work, seeds=asked.seeds, changes=changes)
         if asked.only != "lfw":
-            cost(report, Path(folder), quick=asked.quick)
+            people, turns = photos(Path(folder) / "noise"), 2 if asked.quick else 5
+            speed(report, people, Path(folder), batch=BATCH, turns=turns)
+            if asked.only != "step":
+                sampled(report, classes=100_000 if asked.quick else 1_000_000, steps=3 if asked.quick else 4)
+                report.figure("resume_identical", int(resumed(people, Path(folder))), "1 or 0")
     report.table()
-
-
-def cost(report: Report, folder: Path, *, quick: bool) -> None:
-    """Everything that needs no photos of people."""
-    people = photos(folder / "noise")
-    speed(report, people, folder, batch=BATCH, turns=2 if quick else 5)
-    sampled(report, classes=100_000 if quick else 1_000_000, steps=3 if quick else 4)
-    report.figure("resume_identical", int(resumed(people, folder)), "1 or 0")
 
 
 def photos(root: Path, people: int = 8, each: int = 16) -> Path:

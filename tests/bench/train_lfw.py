@@ -36,11 +36,14 @@ FIRST_TEST_FOLD = 7
 TAUGHT = (
     f"teacher.model={CHECKOUT / 'models' / 'sface' / 'model.onnx'}",
     "teacher.alone=true",
-    "optimiser.rate=0.002",
+    "teacher.sees=changed",
+    "teacher.mix=0.5",
+    "augment.crop=0.5",
+    "augment.jitter=0.2",
     "optimiser.clip=1",
     "data.sampler=random",
 )
-"""Learning what SFace says of each photo, and no labels."""
+"""Learning what SFace says of the very crops that are shown, half of them mixed of two photos, and no labels."""
 
 HEADS = {
     "arcface": ("head.margin=arcface", "head.options={m = 0.1, scale = 20}"),

@@ -15,7 +15,7 @@ from training.data import Crops, Folder, batches, decode
 from training.embed import of_onnx
 from training.errors import ConfigError
 from training.samplers import RandomPlan
-from training.teacher import Watching, embed_photos, open_model, relations, towards
+from training.teacher import Watching, dimension, embed_photos, open_model, relations, towards
 
 
 def cosine(a, b):
@@ -99,3 +99,14 @@ def test_a_model_that_takes_no_crops_is_refused(tmp_path):
     onnx.save(model, tmp_path / "other.onnx")
     with pytest.raises(ConfigError, match="does not take"):
         open_model(tmp_path / "other.onnx")
+
+
+def test_a_model_whose_vectors_have_no_certain_length_is_refused(tmp_path):
+    crops = helper.make_tensor_value_info("crops", TensorProto.UINT8, ["n", 112, 112, 3])
+    out = helper.make_tensor_value_info("places", TensorProto.INT64, [4, "count"])
+    graph = helper.make_graph([helper.make_node("NonZero", ["crops"], ["places"])], "other", [crops], [out])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    onnx.save(model, tmp_path / "any.onnx")
+    with pytest.raises(ConfigError, match="does not say how many numbers"):
+        dimension(tmp_path / "any.onnx")
+    assert dimension(tiny_model(tmp_path / "model.onnx")) == 48
