@@ -29,6 +29,7 @@ from service.gallery.embeddings import Rows, checked
 from service.gallery.index import building, memory, snapshot
 from service.gallery.index.builder import Builder, Cancelled
 from service.gallery.index.codes import Bits, Layout, Part
+from service.gallery.index.files import read_ahead
 from service.gallery.index.flat import Flat
 from service.gallery.index.planner import FEW, Costs, Way
 from service.gallery.index.protocol import NEVER, NOBODY, Matches, Owner
@@ -252,6 +253,9 @@ class LocalIndex:
             found = snapshot.read(self._path, self._owner, newest=newest)
             counts = sum(named.count for named in found.header.segments)
             memory.require(memory.needed(self.dim, counts, found.header.count), self._means.memory)
+            # The disk goes on while rows are checked.
+            paths = [self._folder / named.name for named in found.header.segments]
+            threading.Thread(target=read_ahead, args=(paths,), name="read-ahead", daemon=True).start()
             sealed = tuple(
                 self._opened(named, bits) for named, bits in zip(found.header.segments, found.alive, strict=True)
             )

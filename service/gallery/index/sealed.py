@@ -214,7 +214,7 @@ class Scan:
         self, probe: Vectors, segments: NDArray[np.int64], places: Positions
     ) -> tuple[Rows, NDArray[np.float32]]:
         rows, found = np.empty(len(places), np.int64), np.empty(len(places), np.float32)
-        order = np.lexsort((places, segments))
+        order = np.argsort(segments)
         edges = np.searchsorted(segments[order], np.arange(len(self._sealed) + 1))
         for number in np.flatnonzero(np.diff(edges)).tolist():
             some = order[edges[number] : edges[number + 1]]

@@ -76,20 +76,25 @@ class State:
 
     def score(self, probes: Embeddings, rows: Rows, threads: Threads) -> NDArray[np.float32]:
         """See `VectorIndex.score`."""
-        scores = self.growing.score(probes, rows)
+        scores = np.full((len(probes), len(rows)), np.nan, np.float32)
         across = turned(probes, self.layout) if self.sealed else probes
-        order = np.argsort(rows) if self.sealed else np.empty(0, np.int64)
-        ordered = rows[order]
+        left = np.ones(len(rows), np.bool_)
         for each in self.sealed:
-            some = order[slice(*np.searchsorted(ordered, each.segment.span))]
-            places = each.find(rows[some])
-            here, places = some[places >= 0], places[places >= 0]
-            if len(here):
-                sorting = np.argsort(places)
-                here, places = here[sorting], places[sorting]
-                shares = -(-len(here) // SHARED)
+            first, end = each.segment.span
+            here = np.flatnonzero((rows >= first) & (rows < end))
+            places = each.find(rows[here])
+            here, places = here[places >= 0], places[places >= 0]
+            shares = min(threads.count, -(-len(here) // SHARED))
+            if shares > 1:
+                order = np.argsort(places)
+                here, places = here[order], places[order]
+            if shares:
                 told = threads.each(partial(each.score, across), np.array_split(places, shares))
                 scores[:, here] = np.concatenate(told, axis=1)
+                left[here] = False
+        # A row lives in one place, and looking among the growing takes the longest.
+        if left.any():
+            scores[:, left] = self.growing.score(probes, rows[left])
         return scores
 
 
