@@ -57,8 +57,8 @@ def main() -> None:
             changes = ["run.epochs=1", "run.batch=16", *asked.set] if asked.quick else asked.set
             accuracy(report, made, work, seeds=asked.seeds, changes=changes)
         if asked.only != "lfw":
-            people, turns = photos(Path(folder) / "noise"), 2 if asked.quick else 5
-            speed(report, people, Path(folder), batch=BATCH, turns=turns)
+            people = photos(Path(folder) / "noise")
+            speed(report, people, Path(folder), batch=32 if asked.quick else BATCH, turns=2 if asked.quick else 5)
             if asked.only != "step":
                 sampled(report, classes=100_000 if asked.quick else 1_000_000, steps=3 if asked.quick else 4)
                 report.figure("resume_identical", int(resumed(people, Path(folder))), "1 or 0")
