@@ -28,13 +28,16 @@ from tests.bench.report import note
 Places = NDArray[np.int64]
 
 
-def multiplied(place: Path, crowd: Crowd, people: int, copies: int) -> Path:
-    """The gallery of `place` so many times over, in a folder beside it; copy c has rows c * stride higher."""
+def multiplied(place: Path, crowd: Crowd, people: int, copies: int, every: int) -> Path:
+    """The gallery of `place` so many times over, in a folder beside it; copy c has rows c * stride higher.
+
+    One probe of `every` is kept, for the exact answers of all take longer than the copies.
+    """
     made = place.with_name(f"{place.name}x{copies}")
     if (made / "truth.npz").exists():
         return made
     shutil.rmtree(made, ignore_errors=True)
-    shutil.copytree(place, made)
+    shutil.copytree(place, made, ignore=shutil.ignore_patterns("truth.npz"))
     catalog = Catalog.open(made / "catalog.sqlite", secret=b"s" * 32, fuse=fuse)
     told = json.loads((made / "gallery.json").read_text())
     owner = Owner(catalog.id, told["pk"], "bench", crowd.dim)
@@ -55,7 +58,7 @@ def multiplied(place: Path, crowd: Crowd, people: int, copies: int) -> Path:
     held = np.load(place / "truth.npz")
     np.savez(
         made / "truth.npz",
-        **vars(with_copies(Probes(**{name: held[name] for name in held.files}), crowd, people, turns)),
+        **vars(with_copies(Probes(**{name: held[name][::every] for name in held.files}), crowd, people, turns)),
     )
     return made
 

@@ -69,6 +69,7 @@ def main() -> None:
     options.add_argument("--kind", choices=(*KINDS, "mixed"), default="mixed", help="of the crowd")
     options.add_argument("--dim", type=int, default=512, help="of the embeddings")
     options.add_argument("--probes", type=int, default=200, help="a stratum and kind")
+    options.add_argument("--every", type=int, default=1, help="of the probes that were kept, one of so many is asked")
     options.add_argument("--copies", type=int, default=1, help="of the crowd, each turned another way (see copies.py)")
     options.add_argument("--folder", type=Path, help="where what is built is kept")
     options.add_argument("--build", action="store_true", help="build and end")
@@ -90,7 +91,7 @@ def main() -> None:
             if not (place / "truth.npz").exists():
                 build(place, crowd, people, 20 if asked.quick else asked.probes, faces)
             if asked.copies > 1:
-                place = multiplied(place, crowd, people, asked.copies)
+                place = multiplied(place, crowd, people, asked.copies, asked.every)
             if not asked.build:
                 measure(report, Gallery(place), people * asked.copies, asked)
         report.table()
@@ -180,7 +181,7 @@ def measure(report: Report, gallery: Gallery, people: int, asked: argparse.Names
             view.abandon()
             indexes.close()
     held = np.load(gallery.place / "truth.npz")
-    probes = Probes(**{name: held[name] for name in held.files})
+    probes = Probes(**{name: held[name][:: 1 if asked.copies > 1 else asked.every] for name in held.files})
     recall(figure, view, probes)
     figure("resident_bytes_per_template", round((used() - before) / len(view), 1), "bytes")
     ours = speed(figure, view, probes.vectors, people, asked.dim)

@@ -98,6 +98,8 @@ class Sealed:
     def find(self, rows: Rows) -> Positions:
         """Where living rows lie, shape (n,), and -1 for others."""
         places = self.segment.find(rows)
+        if self.living == len(self.segment):
+            return places
         alive = (self.bits[places >> 3] >> (places & 7).astype(np.uint8)) & 1
         return np.where((places >= 0) & (alive == 1), places, -1)
 

@@ -202,6 +202,8 @@ class Segment:
     def find(self, rows: Rows) -> Positions:
         """Where these rows lie or lay, shape (n,); -1 for those that were never here."""
         inside = (rows >= self._low) & (rows <= self._high)
+        if len(rows) and inside.all():
+            return self._lookup(rows)
         found = np.full(len(rows), -1, np.int64)
         if inside.any():
             found[inside] = self._lookup(rows[inside])
