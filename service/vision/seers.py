@@ -97,7 +97,7 @@ class Seers:
             NotReadyError: they are not running.
         """
         if self._fault is not None:
-            raise self._fault
+            raise self._fault.with_traceback(None)  # raised for many, and none keeps the frames of those before
         if self.waiting >= self._capacity:
             self._drop_the_gone()
             if self.waiting >= self._capacity:
