@@ -132,6 +132,7 @@ def _products(numbers: Numbers, probes: Vectors, into: NDArray[np.float32]) -> N
         scanner.set_query(faiss.swig_ptr(asked))
         scanner.set_list(0, 0.0)
         result = faiss.RangeSearchResult(1)
+        result.buffer_size = count
         part: Any = _faiss.RangeSearchPartialResult(result)
         scanner.scan_codes_range(count, codes, faiss.swig_ptr(COUNTED), EVERY, part.new_result(0))
         part.finalize()

@@ -13,6 +13,7 @@ from service.gallery.embeddings import Embeddings, Rows
 from service.gallery.index.codes import Layout, turned
 from service.gallery.index.flat import Flat, highest
 from service.gallery.index.protocol import Matches
+from service.gallery.index.rows import Positions, Vectors
 from service.gallery.index.sealed import Scan, Sealed
 from service.gallery.index.segment import packed
 from service.gallery.index.threads import Threads
@@ -79,22 +80,31 @@ class State:
         scores = np.full((len(probes), len(rows)), np.nan, np.float32)
         across = turned(probes, self.layout) if self.sealed else probes
         left = np.ones(len(rows), np.bool_)
-        for each in self.sealed:
-            first, end = each.segment.span
-            here = np.flatnonzero((rows >= first) & (rows < end))
-            places = each.find(rows[here])
-            here, places = here[places >= 0], places[places >= 0]
-            shares = min(threads.count, -(-len(here) // SHARED))
-            if shares > 1:
-                order = np.argsort(places)
-                here, places = here[order], places[order]
-            if shares:
-                told = threads.each(partial(each.score, across), np.array_split(places, shares))
-                scores[:, here] = np.concatenate(told, axis=1)
-                left[here] = False
+        order = np.argsort(rows)
+        ordered = rows[order]
+        edges = np.searchsorted(ordered, [each.segment.span for each in self.sealed]).reshape(-1, 2).tolist()
+        for each, (first, end) in zip(self.sealed, edges, strict=True):
+            if first == end:
+                continue
+            here, places = order[first:end], each.find(ordered[first:end])
+            if (places < 0).any():
+                here, places = here[places >= 0], places[places >= 0]
+            scores[:, here] = self._shared(each, across, places, threads)
+            left[here] = False
         # A row lives in one place, and looking among the growing takes the longest.
         if left.any():
             scores[:, left] = self.growing.score(probes, rows[left])
+        return scores
+
+    @staticmethod
+    def _shared(each: Sealed, across: Vectors, places: Positions, threads: Threads) -> NDArray[np.float32]:
+        shares = min(threads.count, -(-len(places) // SHARED))
+        if shares < 2:
+            return each.score(across, places)
+        order = np.argsort(places)
+        told = threads.each(partial(each.score, across), np.array_split(places[order], shares))
+        scores = np.empty((len(across), len(places)), np.float32)
+        scores[:, order] = np.concatenate(told, axis=1)
         return scores
 
 
