@@ -10,17 +10,18 @@ What is written is what `faces.add` would have written for the same templates in
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
-from sqlalchemy import bindparam, insert, select, update
+from sqlalchemy import JSON, Text, bindparam, cast, func, insert, literal, select, update
 
 from service.gallery.catalog import Reading, WriteTransaction
-from service.gallery.embeddings import Embeddings, Rows, checked, from_bytes, to_bytes
+from service.gallery.embeddings import STORED, Embeddings, Rows, checked, from_bytes, to_bytes
 from service.gallery.faces import keep_crops
-from service.gallery.records import GalleryRecord, NewTemplate, PersonFields
+from service.gallery.records import Box, GalleryRecord, NewTemplate, PersonFields
 from service.gallery.schema import people, refusals, templates
 
 AT_ONCE = 1_000
@@ -62,6 +63,28 @@ class Addition(NamedTuple):
     face: str
     template: NewTemplate
     fields: PersonFields
+
+
+class Newcomers(NamedTuple):
+    """People who do not exist and get one template each, column by column: what most of a large import is.
+
+    Attributes:
+        persons: their ids, each once.
+        fields: what they are created with.
+        faces: ids that were drawn for their faces.
+        photo_digests: of the photos.
+        embeddings: of the templates, each (dim,).
+        quality: of the faces.
+        boxes: where they are in the photos.
+    """
+
+    persons: list[str]
+    fields: list[PersonFields]
+    faces: list[str]
+    photo_digests: list[str]
+    embeddings: list[Embeddings]
+    quality: list[float]
+    boxes: list[Box]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -128,11 +151,16 @@ def read(reading: Reading, gallery_pk: int, persons: Iterable[str], dim: int) ->
 
 def keys_of(reading: Reading, gallery_pk: int, persons: Iterable[str]) -> dict[str, int]:
     """Return the keys of those people who exist."""
-    found: dict[str, int] = {}
-    for part in _parts(sorted(set(persons))):
-        query = select(people.c.person, people.c.pk).where(people.c.gallery_pk == gallery_pk, people.c.person.in_(part))
-        found |= {str(row.person): int(row.pk) for row in reading.connection.execute(query)}
-    return found
+    # One text, and not a value each, which SQLAlchemy would name and bind one by one.
+    given = literal(json.dumps(sorted(set(persons))), Text)
+    if reading.connection.dialect.name == "sqlite":
+        each = func.json_each(given).table_valued("value")
+    else:
+        each = func.json_array_elements_text(cast(given, JSON)).table_valued("value")
+    query = select(people.c.person, people.c.pk).where(
+        people.c.gallery_pk == gallery_pk, people.c.person.in_(select(each.c.value))
+    )
+    return {str(row.person): int(row.pk) for row in reading.connection.execute(query)}
 
 
 def enrolled(reading: Reading, gallery_pk: int, digests: Iterable[str]) -> dict[tuple[str, str], str]:
@@ -188,7 +216,11 @@ def remember(tx: WriteTransaction, gallery_pk: int, given: Sequence[Refusal]) ->
 
 
 def add(
-    tx: WriteTransaction, gallery: GalleryRecord, owners: Mapping[str, Owner], given: Sequence[Addition]
+    tx: WriteTransaction,
+    gallery: GalleryRecord,
+    owners: Mapping[str, Owner],
+    given: Sequence[Addition],
+    newcomers: Newcomers | None = None,
 ) -> Added | None:
     """Keep templates, creating the people who do not exist.
 
@@ -198,6 +230,7 @@ def add(
         owners: what `read` gave of the people concerned, in this transaction, with what is given added to it; who is
             new is among them.
         given: templates of photos that their person does not have yet.
+        newcomers: who does not exist, and is neither in `owners` nor in `given`.
 
     Returns:
         What an index has to show; None where nothing was given.
@@ -206,36 +239,32 @@ def add(
         GalleryNotFoundError: the gallery does not exist.
         InvalidEmbeddingError: an embedding is not a unit vector of the gallery's dimension; nothing may be committed.
     """
-    if not given:
+    parts = []
+    if given:
+        parts.append(_add_to_owners(tx, gallery, owners, given))
+    if newcomers is not None and newcomers.persons:
+        parts.append(_add_newcomers(tx, gallery, newcomers))
+    if not parts:
         return None
-    revision = tx.revise(gallery.pk)
+    rows, vectors = zip(*parts, strict=True)
+    return Added(tx.revise(gallery.pk), np.concatenate(rows), np.concatenate(vectors))
+
+
+def _add_to_owners(
+    tx: WriteTransaction, gallery: GalleryRecord, owners: Mapping[str, Owner], given: Sequence[Addition]
+) -> tuple[Rows, Embeddings]:
     vectors = checked([each.template.embedding for each in given], gallery.dim)
     concerned = {each.person: owners[each.person] for each in given}
     # Of somebody who is created the first row counts.
     fields = {each.person: each.fields for each in reversed(given)}
     fused = _fused(tx, concerned)
     made = {person: owner for person, owner in concerned.items() if owner.pk is None}
-    stamp = {"gallery_pk": gallery.pk, "created_at": tx.now, "revision": revision}
-    if made:
-        given_fields = [fields[person] for person in made]
-        tx.insert(
-            people,
-            len(made),
-            **{name: _column([getattr(each, name) for each in given_fields]) for name in PERSON_FIELDS},
-            **stamp,
-            updated_at=tx.now,
-            person=list(made),
-            faces=[len(owner.quality) for owner in made.values()],
-            fused=[to_bytes(fused[person]) for person in made],
-        )
-        for person, pk in keys_of(tx, gallery.pk, made).items():
-            made[person].pk = pk
     changed = [
         {
             "owner": owner.pk,
             "new_fused": to_bytes(fused[person]),
             "new_faces": len(owner.quality),
-            "new_revision": revision,
+            "new_revision": tx.revise(gallery.pk),
             "new_time": tx.now,
         }
         for person, owner in concerned.items()
@@ -243,10 +272,20 @@ def add(
     ]
     if changed:
         tx.connection.execute(FUSED, changed)
-    tx.insert(
-        templates,
-        len(given),
-        **stamp,
+    if made:
+        pks = _create(
+            tx,
+            gallery,
+            list(made),
+            [fields[person] for person in made],
+            [len(owner.quality) for owner in made.values()],
+            [to_bytes(fused[person]) for person in made],
+        )
+        for owner, pk in zip(made.values(), pks, strict=True):
+            owner.pk = pk
+    _keep(
+        tx,
+        gallery,
         person_pk=[concerned[each.person].pk for each in given],
         face=[each.face for each in given],
         photo_digest=[each.template.photo_digest for each in given],
@@ -255,8 +294,70 @@ def add(
         box=_column([each.template.box for each in given]),
     )
     keep_crops(tx, gallery, {each.face: each.template.crop for each in given})
-    rows = np.array([owner.pk for owner in concerned.values()], np.int64)
-    return Added(revision, rows, np.stack(list(fused.values())))
+    return np.array([owner.pk for owner in concerned.values()], np.int64), np.stack(list(fused.values()))
+
+
+def _add_newcomers(tx: WriteTransaction, gallery: GalleryRecord, given: Newcomers) -> tuple[Rows, Embeddings]:
+    vectors, quality = checked(given.embeddings, gallery.dim), np.array(given.quality, np.float32)
+    fused = np.empty_like(vectors)
+    for place in range(len(vectors)):
+        fused[place] = tx.fuse(vectors[place : place + 1], quality[place : place + 1])
+    pks = _create(tx, gallery, given.persons, given.fields, 1, _stored(fused))
+    _keep(
+        tx,
+        gallery,
+        person_pk=pks,
+        face=given.faces,
+        photo_digest=given.photo_digests,
+        embedding=_stored(vectors),
+        quality=_column(given.quality),
+        box=_column(given.boxes),
+    )
+    return np.array(pks, np.int64), fused
+
+
+def _create(
+    tx: WriteTransaction,
+    gallery: GalleryRecord,
+    persons: list[str],
+    fields: Sequence[PersonFields],
+    faces: list[int] | int,
+    fused: list[bytes],
+) -> list[int]:
+    """Create people, and return their keys."""
+    pks = tx.draw(people, len(persons))
+    tx.insert(
+        people,
+        len(persons),
+        pk=pks,
+        gallery_pk=gallery.pk,
+        person=persons,
+        **{name: _column([getattr(each, name) for each in fields]) for name in PERSON_FIELDS},
+        created_at=tx.now,
+        updated_at=tx.now,
+        revision=tx.revise(gallery.pk),
+        faces=faces,
+        fused=fused,
+    )
+    return pks
+
+
+def _keep(tx: WriteTransaction, gallery: GalleryRecord, *, face: list[str], **columns: Any) -> None:
+    tx.insert(
+        templates,
+        len(face),
+        gallery_pk=gallery.pk,
+        face=face,
+        **columns,
+        created_at=tx.now,
+        revision=tx.revise(gallery.pk),
+    )
+
+
+def _stored(vectors: Embeddings) -> list[bytes]:
+    """Each of the vectors, (n, dim), as it is kept."""
+    stored, size = vectors.astype(STORED, copy=False).tobytes(), vectors.shape[1] * STORED.itemsize
+    return [stored[first : first + size] for first in range(0, len(stored), size)]
 
 
 def _column(values: list[Any]) -> Any:

@@ -16,17 +16,16 @@ from __future__ import annotations
 import hashlib
 import hmac
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from itertools import repeat
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Connection, Engine, Table, bindparam, make_url, select, update
+from sqlalchemy import Connection, Engine, LargeBinary, Table, bindparam, make_url, select, update
 
 from service.errors import GalleryNotFoundError, StorageError
 from service.gallery import schema
@@ -49,9 +48,6 @@ HOLD = (
     .where(schema.galleries.c.pk == bindparam("gallery_pk"))
     .with_for_update(key_share=True)  # references to the gallery may still be made
 )
-
-Values: TypeAlias = Sequence[Any]
-"""A row."""
 
 TURN_SECONDS = 30
 """How long a writer of a storage that takes one at a time waits for its turn."""
@@ -80,8 +76,14 @@ class Storage(Protocol):
     def alone(self, connection: Connection) -> None:
         """Keep every other process from making or migrating the tables until the transaction ends."""
 
-    def insert(self, connection: Connection, table: Table, columns: Sequence[str], rows: Iterable[Values]) -> None:
-        """Insert many rows of values as the driver takes them, as fast as the database can."""
+    def insert(self, connection: Connection, table: Table, rows: int, columns: Mapping[str, Any]) -> None:
+        """Insert so many rows as fast as the database can.
+
+        Of each column a list of values as the driver takes them is given, or the one value that stands in every row.
+        """
+
+    def draw(self, connection: Connection, table: Table, count: int) -> list[int]:
+        """Return keys for rows to be inserted in this transaction, in rising order, which nobody else gets."""
 
     def scrub(self) -> bool:
         """Take what was deleted out of the log; False where that has to be tried again."""
@@ -160,12 +162,20 @@ class WriteTransaction:
             columns: by name, a list of as many values, or anything else that stands in every row.
         """
         dialect = self.connection.dialect
-        values: list[Iterable[Any]] = []
+        values: dict[str, Any] = {}
         for name, given in columns.items():
             kind: Any = table.c[name].type.dialect_impl(dialect)
-            convert = kind.bind_processor(dialect) or (lambda value: value)
-            values.append(map(convert, given) if isinstance(given, list) else repeat(convert(given), rows))
-        self.storage.insert(self.connection, table, list(columns), zip(*values, strict=False))
+            # Both drivers take bytes as they are.
+            convert = None if isinstance(kind, LargeBinary) else kind.bind_processor(dialect)
+            if convert is None:
+                values[name] = given
+            else:
+                values[name] = list(map(convert, given)) if isinstance(given, list) else convert(given)
+        self.storage.insert(self.connection, table, rows, values)
+
+    def draw(self, table: Table, count: int) -> list[int]:
+        """Return keys for so many rows that this transaction will insert, in rising order."""
+        return self.storage.draw(self.connection, table, count)
 
 
 Reading: TypeAlias = ReadTransaction | WriteTransaction

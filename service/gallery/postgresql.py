@@ -16,9 +16,10 @@ import os
 import socket
 import ssl
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Any, Final, TypeAlias
 
 import pg8000
@@ -164,15 +165,14 @@ class PostgresStorage:
         connection.exec_driver_sql("SET LOCAL lock_timeout = 0")
         connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({PREPARING})")
 
-    def insert(
-        self, connection: Connection, table: Table, columns: Sequence[str], rows: Iterable[Sequence[Any]]
-    ) -> None:
+    def insert(self, connection: Connection, table: Table, rows: int, columns: Mapping[str, Any]) -> None:
         """Insert many rows of values as the driver takes them; by COPY, for pg8000 would send them one by one.
 
         Raises:
             VultusError: as `translated` says.
         """
-        text = "".join("\t".join(map(_cell, row)) + "\n" for row in rows)
+        cells = [map(_cell, it) if isinstance(it, list) else repeat(_cell(it), rows) for it in columns.values()]
+        text = "\n".join(map("\t".join, zip(*cells, strict=True)))
         cursor: Any = connection.connection.cursor()
         try:
             cursor.execute(f"COPY {table.name} ({', '.join(columns)}) FROM STDIN", stream=io.BytesIO(text.encode()))
@@ -180,6 +180,11 @@ class PostgresStorage:
             raise _translate(error) from error
         finally:
             cursor.close()
+
+    def draw(self, connection: Connection, table: Table, count: int) -> list[int]:
+        """Return keys for rows to be inserted in this transaction."""
+        drawn = "SELECT nextval(pg_get_serial_sequence(%s, 'pk')) FROM generate_series(1, %s)"
+        return sorted(connection.exec_driver_sql(drawn, (table.name, count)).scalars())
 
     def scrub(self) -> bool:
         """Nothing to do: PostgreSQL frees what was deleted by itself (autovacuum)."""

@@ -23,6 +23,7 @@ from service.gallery.embeddings import STORED, TOLERANCE
 from service.gallery.records import GalleryRecord
 from service.imports.entries import Entry
 from service.imports.helpers import Helpers
+from service.imports.manifests import QUALITY
 from service.imports.paths import read
 from service.imports.sight import Photo, Sight
 from service.imports.sources import Source, array_of
@@ -47,6 +48,8 @@ class Seen(NamedTuple):
     sight: Sight | None = None
     refusal: bulk.Refusal | None = None
 
+
+Vector = np.ndarray[tuple[int], np.dtype[np.float32]]
 
 Part = tuple[list[int], Future[list[Sight]]]
 """Places of rows, and what a helper will say of their photos."""
@@ -127,9 +130,11 @@ class Looking:
         with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
             lengths = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
             vectors /= lengths.astype(np.float32)
+        stored = vectors.astype(STORED, copy=False)
+        whole = (np.abs(lengths[:, 0] - 1) <= TOLERANCE).tolist()
         return [
-            _of_vector(entry, vector, abs(length - 1) <= TOLERANCE)
-            for entry, vector, length in zip(entries, vectors, lengths[:, 0].tolist(), strict=True)
+            _of_vector(entry, vector, data, good)
+            for entry, vector, data, good in zip(entries, vectors, stored, whole, strict=True)
         ], []
 
     def _photos(self, entries: Sequence[Entry], *, spare: bool) -> tuple[list[Seen], list[Part]]:
@@ -177,11 +182,11 @@ class Looking:
         return unknown
 
 
-def _of_vector(entry: Entry, vector: np.ndarray[tuple[int], np.dtype[np.float32]], whole: bool) -> Seen:  # noqa: FBT001 - a helper of one place
+def _of_vector(entry: Entry, vector: Vector, stored: Vector, whole: bool) -> Seen:  # noqa: FBT001 - a helper of one place
     if entry.fault is None and not whole:
         code = InvalidEmbeddingError.code
         entry = entry._replace(fault=(code, "an embedding holds finite numbers and has length 1"))
     if entry.fault is not None:
         return Seen(entry)
-    digest = hashlib.sha256(vector.astype(STORED, copy=False).tobytes()).hexdigest()
-    return Seen(entry, digest, Sight(digest, vector, entry.known["quality"]))
+    digest = hashlib.sha256(stored.data).hexdigest()
+    return Seen(entry, digest, Sight(digest, vector, entry.known.get("quality", QUALITY)))

@@ -23,6 +23,8 @@ from service.recognition.regions import cell_at, cell_of
 
 NAMES: Final = ("photo", "person", "name", "region", "device", "digits", "attributes", "quality")
 
+NEEDED: Final = frozenset({"photo", "person"})
+
 DIGITS: Final = re.compile(r"[0-9]{2,8}")
 LONGEST_NAME: Final = 256
 LONGEST_LINE: Final = 1 << 20
@@ -45,7 +47,9 @@ def rows_of(path: Path) -> Iterator[Mapping[str, Any]]:
     if reader is None:
         raise ImportManifestError(f"a manifest ends in {', '.join(readers)}, not {path.suffix!r}")
     for row in reader(path):
-        yield {name: value for name, value in row.items() if value is not None and value != ""}
+        yield (
+            row if all(row.values()) else {name: each for name, each in row.items() if each is not None and each != ""}
+        )
 
 
 def entries_of(path: Path, digits_hash: Hash, *, ready: bool) -> Iterator[Entry]:
@@ -64,7 +68,7 @@ def entries_of(path: Path, digits_hash: Hash, *, ready: bool) -> Iterator[Entry]
 
 
 def _entry(number: int, row: Mapping[str, Any], digits_hash: Hash, *, ready: bool) -> Entry:
-    photo = str(row.get("photo", f"embedding {number + 1}" if ready else ""))
+    photo = str(row["photo"]) if "photo" in row else f"embedding {number + 1}" if ready else ""
     person = str(row.get("person", ""))
     place = (number, 0) if ready else None
     try:
@@ -73,11 +77,11 @@ def _entry(number: int, row: Mapping[str, Any], digits_hash: Hash, *, ready: boo
         if not person:
             raise InvalidRequestError("the row names no person")
         person = valid_id(person)
-        known = {name: _PARTS[name](value, digits_hash) for name, value in row.items() if name in _PARTS}
+        if row.keys() <= NEEDED:
+            return Entry(photo, person, place)
+        known = {name: _PARTS[name](value, digits_hash) for name, value in row.items() if name not in NEEDED}
     except VultusError as error:
         return Entry(photo, person, place, {}, (error.code, error.detail))
-    if ready:
-        known.setdefault("quality", QUALITY)
     return Entry(photo, person, place, known)
 
 

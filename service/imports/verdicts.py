@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 
 from service.errors import DuplicatePhotoError, GalleryFullError, PhotoUnreadableError
-from service.gallery.bulk import Addition, Owner, Refusal
+from service.gallery.bulk import Addition, Newcomers, Owner, Refusal
 from service.gallery.catalog import WriteTransaction
 from service.gallery.embeddings import Embeddings
 from service.gallery.people import Indexed, by_pks
@@ -43,13 +43,15 @@ class Verdicts:
 
     Attributes:
         done: a line of the report each.
-        additions: templates to be kept.
+        additions: templates to be kept,
+        newcomers: and those of people who come with one face alone.
         refusals: photos that need not be looked at again.
         rivals: by place in `refusals`, whom a face resembles who gets a key only with the additions.
     """
 
     done: list[Done] = field(default_factory=list)
     additions: list[Addition] = field(default_factory=list)
+    newcomers: Newcomers | None = None
     refusals: list[Refusal] = field(default_factory=list)
     rivals: dict[int, str] = field(default_factory=dict)
 
@@ -131,9 +133,56 @@ def decide(
         UnseenError: a row has to be looked at first.
     """
     court = _Court(tx, owners, len(seen), dim, limit, rule, alike)
+    alone = _alone(seen, owners) if alike is None else []
+    came: dict[int, Done] = {}
+    if alone:
+        court.verdicts.newcomers, lines = _newcomers([seen[place] for place in alone])
+        came = dict(zip(alone, lines, strict=True))
     for place, item in enumerate(seen):
-        court.verdicts.done.append(court.judge(place, item))
+        court.verdicts.done.append(came.get(place) or court.judge(place, item))
     return court.verdicts
+
+
+def _alone(seen: Sequence[Seen], owners: Mapping[str, Owner]) -> list[int]:
+    """The places of rows that no other one touches: usable, and all that there is of their person."""
+    rows = Counter([item.entry.person for item in seen])
+    return [
+        place
+        for place, (entry, _, sight, refusal) in enumerate(seen)
+        if rows[entry.person] == 1
+        and entry.fault is None
+        and entry.person not in owners
+        and refusal is None
+        and sight is not None
+        and sight.embedding is not None
+        and sight.crop is None
+    ]
+
+
+def _newcomers(seen: Sequence[Seen]) -> tuple[Newcomers, list[Done]]:
+    """What is kept of rows that no other one touches, and their lines, as the court would say it one by one."""
+    faces = drawn(len(seen))
+    sights = [item.sight for item in seen]
+    newcomers = Newcomers(
+        [item.entry.person for item in seen],
+        [item.entry.fields() for item in seen],
+        faces,
+        [item.digest for item in seen],
+        [sight.embedding for sight in sights if sight is not None and sight.embedding is not None],
+        [sight.quality for sight in sights if sight is not None],
+        [sight.box for sight in sights if sight is not None],
+    )
+    lines = [
+        Done(item.entry.photo, item.entry.person, "enrolled", "", "", face, "", None, round(quality, 4))
+        for item, face, quality in zip(seen, faces, newcomers.quality, strict=True)
+    ]
+    return newcomers, lines
+
+
+def drawn(count: int) -> list[str]:
+    """Ids for so many new faces."""
+    digits = secrets.token_hex(10 * count)
+    return [f"f_{digits[first : first + 20]}" for first in range(0, 20 * count, 20)]
 
 
 class _Court:
@@ -228,7 +277,7 @@ class _Court:
 
     def _enrolled(self, item: Seen, owner: Owner, sight: Sight, embedding: Embeddings) -> Done:
         entry = item.entry
-        face = f"f_{secrets.token_hex(10)}"
+        (face,) = drawn(1)
         if not owner.embeddings:
             self._created += 1
         self._owners[entry.person] = owner

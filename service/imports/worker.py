@@ -44,20 +44,28 @@ from service.imports.sources import Source, source_of
 from service.imports.verdicts import LookAlikes, UnseenError, decide
 from service.recognition.product import Product
 
-SHARD: Final = 1024
-"""Rows of a shard; it ends with a person, unless that person has as many again."""
 
-SLICE: Final = 64
-"""Photos that are looked at together,"""
+@dataclass(frozen=True)
+class Cut:
+    """How rows are cut.
 
-READY_SLICE: Final = 1024
-"""and ready embeddings."""
+    Attributes:
+        shard: rows of a shard; it ends with a person, unless that person has as many again.
+        together: rows that are looked at together.
+        ahead: so many of these are under way at once: enough that helpers have work while one is committed.
+        commit: most rows in one transaction.
+    """
 
-AHEAD: Final = 8
-"""Slices under way at once: enough that helpers have work while one is committed."""
+    shard: int
+    together: int
+    ahead: int
+    commit: int
 
-MOST_AT_ONCE: Final = 1024
-"""Rows in one transaction."""
+
+PHOTOS: Final = Cut(shard=1024, together=64, ahead=8, commit=1024)
+
+READY: Final = Cut(shard=4096, together=8192, ahead=2, commit=8192)
+"""Of ready embeddings, whose commits take longer than all the rest: a shard is one."""
 
 LEASE_SECONDS: Final = 60.0
 RENEW_SECONDS: Final = 15.0
@@ -211,7 +219,8 @@ class Worker:
         if not claim(anew=True):
             return False
         total = 0
-        for rows in _shards(self._entries(job, gallery)):
+        source = self._source(job)
+        for rows in cut_into_shards(self._entries(source, gallery), _cut(source).shard):
             if self._stopping.is_set():
                 raise _StoppingError
 
@@ -230,10 +239,8 @@ class Worker:
     def _source(self, job: ImportRecord) -> Source:
         return source_for(self.root, job.request)
 
-    def _entries(self, job: ImportRecord, gallery: GalleryRecord) -> Iterator[Entry]:
-        return self._source(job).entries(
-            lambda digits: self._product.catalog.digits_hash(gallery.pk, digits), gallery.dim
-        )
+    def _entries(self, source: Source, gallery: GalleryRecord) -> Iterator[Entry]:
+        return source.entries(lambda digits: self._product.catalog.digits_hash(gallery.pk, digits), gallery.dim)
 
     # --- work ---
 
@@ -252,15 +259,16 @@ class Worker:
             pool,
         )
         self.rates.setdefault(job.pk, Rate())
-        slices = self._slices(job, looking, READY_SLICE if source.embeddings else SLICE)
+        cut = _cut(source)
+        slices = self._slices(job, looking, cut.together)
         under_way: deque[_Slice] = deque()
         worked = False
         try:
             while True:
-                under_way.extend(itertools.islice(slices, AHEAD - len(under_way)))
+                under_way.extend(itertools.islice(slices, cut.ahead - len(under_way)))
                 if not under_way:
                     return self._finished(job) or worked
-                self._commit(job, gallery, looking, under_way)
+                self._commit(job, gallery, looking, under_way, cut.commit)
                 worked = True
         finally:
             for each in under_way:
@@ -286,12 +294,14 @@ class Worker:
         # Two workers that commit the last two shards at once may each see the other's as not done.
         return self._write(lambda tx: imports.finish_if_done(tx, job.pk))
 
-    def _commit(self, job: ImportRecord, gallery: GalleryRecord, looking: Looking, under_way: deque[_Slice]) -> None:
+    def _commit(
+        self, job: ImportRecord, gallery: GalleryRecord, looking: Looking, under_way: deque[_Slice], most: int
+    ) -> None:
         """Decide and commit the first slice, and those right after it in its shard that are seen already."""
         group = [under_way[0]]
         seen = self._seen(under_way[0], under_way)
         for each in itertools.islice(under_way, 1, None):
-            fits = each.shard is group[0].shard and len(seen) + len(each.entries) <= MOST_AT_ONCE
+            fits = each.shard is group[0].shard and len(seen) + len(each.entries) <= most
             if not fits or not each.looks.ready():
                 break
             group.append(each)
@@ -343,7 +353,7 @@ class Worker:
                 persons = {item.entry.person for item in seen if item.entry.fault is None}
                 owners = bulk.read(tx, gallery.pk, persons, gallery.dim)
                 verdicts = decide(tx, seen, owners, dim=gallery.dim, limit=limit, rule=self._rule, alike=rivals)
-                added = bulk.add(tx, gallery, owners, verdicts.additions)
+                added = bulk.add(tx, gallery, owners, verdicts.additions, verdicts.newcomers)
                 keys = bulk.keys_of(tx, gallery.pk, verdicts.rivals.values())
                 bulk.remember(tx, gallery.pk, verdicts.refusals_with(keys))
                 imports.decided(
@@ -404,11 +414,15 @@ def source_for(root: Root, request: Mapping[str, object]) -> Source:
     return source_of(root.find(str(request["path"])), array)
 
 
-def _shards(entries: Iterator[Entry]) -> Iterator[list[Entry]]:
+def _cut(source: Source) -> Cut:
+    return PHOTOS if source.embeddings is None else READY
+
+
+def cut_into_shards(entries: Iterator[Entry], rows: int) -> Iterator[list[Entry]]:
     """Cut entries into shards that end with a person where that is possible."""
     part: list[Entry] = []
     for entry in entries:
-        if len(part) >= 2 * SHARD or (len(part) >= SHARD and entry.person != part[-1].person):
+        if len(part) >= 2 * rows or (len(part) >= rows and entry.person != part[-1].person):
             yield part
             part = []
         part.append(entry)

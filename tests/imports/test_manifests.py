@@ -2,11 +2,15 @@
 
 import csv
 import json
+from pathlib import Path
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 from service.errors import ImportManifestError
 from service.imports.manifests import entries_of
+from service.imports.worker import PHOTOS, cut_into_shards
 
 CELL = "881f8d7a49fffff"
 
@@ -30,12 +34,10 @@ def entries(tmp_path):
 @pytest.fixture
 def parquet(tmp_path, entries):
     """Writes rows as Parquet, and reads their entries."""
-    pyarrow = pytest.importorskip("pyarrow", reason="NO PYARROW HERE: the extra `test` brings it")
-    written = pytest.importorskip("pyarrow.parquet")
 
     def read(rows):
         path = tmp_path / "people.parquet"
-        written.write_table(pyarrow.Table.from_pylist(rows), path)
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
         return list(entries_of(path, hashed, ready=False))
 
     return read
@@ -152,7 +154,22 @@ def test_a_row_that_cannot_be_used_says_why_and_leaves_the_others_alone(entries,
     assert good.fault is None
 
 
-def test_rows_of_ready_embeddings_need_no_photo_and_have_a_quality(entries):
+def test_rows_of_ready_embeddings_need_no_photo_and_may_say_a_quality(entries):
     first, second = entries("people.csv", "person,quality\nanna,0.25\nbert,\n", ready=True)
     assert (first.photo, first.place, first.known["quality"]) == ("embedding 1", (0, 0), 0.25)
-    assert (second.photo, second.place, second.known["quality"]) == ("embedding 2", (1, 0), 0.5)
+    assert (second.photo, second.place, second.known) == ("embedding 2", (1, 0), {})
+
+
+def test_a_million_rows_of_one_person_are_read_in_bounded_memory(tmp_path):
+    path = tmp_path / "million.csv"
+    path.write_text("photo,person\n" + "".join(f"{number}.jpg,anna\n" for number in range(1_000_000)))
+    shards = cut_into_shards(entries_of(path, hashed, ready=False), PHOTOS.shard)
+    sizes = [len(next(shards))]
+    before = resident_mb()
+    sizes += map(len, shards)
+    assert (sum(sizes), max(sizes)) == (1_000_000, 2 * PHOTOS.shard)
+    assert resident_mb() - before < 20
+
+
+def resident_mb():
+    return int(Path("/proc/self/status").read_text().split("VmRSS:")[1].split()[0]) / 1024

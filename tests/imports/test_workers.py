@@ -150,7 +150,7 @@ class TestOfTwoProcesses:
         return [start(tmp_path / name, catalog=url, secret=secret, import_root=root) for name in ("one", "two")]
 
     def test_an_import_is_shared_and_done_once(self, services, root: Path):
-        many = 12_000
+        many = 40_000
         vectors = np.random.default_rng(0).standard_normal((many, 128)).astype(np.float32)
         np.save(root / "both.npy", vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
         (root / "both.csv").write_text("person\n" + "".join(f"p{number}\n" for number in range(many)))
