@@ -6,7 +6,7 @@ from sqlalchemy import select
 
 from service.errors import GalleryNotFoundError, InvalidEmbeddingError
 from service.gallery import bulk, changes, faces, forgetting, galleries, people
-from service.gallery.bulk import Addition, Owner, Refusal
+from service.gallery.bulk import Addition, Newcomers, Owner, Refusal
 from service.gallery.records import PersonFields
 from service.gallery.schema import refusals
 
@@ -58,6 +58,29 @@ def test_what_is_added_in_bulk_is_what_single_additions_would_have_left(catalog,
             for person, each in part:
                 faces.add(tx, other.pk, person, [each], limit=5)
     assert everything(catalog, gallery.pk) == everything(catalog, other.pk)
+
+
+def test_newcomers_are_written_as_those_who_are_added_one_by_one(catalog, gallery, add, template):
+    first, *rest = given = [template(1, 0.4), template(2, 0.9), template(3)]
+    names, fields = ["anna", "bert", "carl"], [PersonFields(name=name) for name in ("A", ODD, "C")]
+    columns = zip(*((each.photo_digest, each.embedding, each.quality, each.box) for each in rest), strict=True)
+    digests, embeddings, quality, boxes = map(list, columns)
+    with catalog.write() as tx:
+        owners = {"anna": Owner(None, {first.photo_digest: "f_a"}, [first.embedding], [first.quality])}
+        newcomers = Newcomers(names[1:], fields[1:], ["f_b", "f_c"], digests, embeddings, quality, boxes)
+        record = galleries.by_pk(tx, gallery.pk)
+        added = bulk.add(tx, record, owners, [Addition("anna", "f_a", first, fields[0])], newcomers)
+        other = galleries.create(tx, "other", model="sface", model_digest="d1", dim=16)
+    with catalog.write() as tx:
+        for person, each, said in zip(names, given, fields, strict=True):
+            people.create(tx, other.pk, person, said)
+            faces.add(tx, other.pk, person, [each], limit=5)
+    assert everything(catalog, gallery.pk) == everything(catalog, other.pk)
+    with catalog.read() as reading:
+        found = [people.get(reading, gallery.pk, person) for person in names]
+        assert [each.name for each in found] == ["A", ODD, "C"]
+        shown = {pk: vector.tobytes() for pk, vector in zip(added.rows.tolist(), added.embeddings, strict=True)}
+        assert shown == {each.pk: faces.fused(reading, each.pk).tobytes() for each in found}
 
 
 def test_one_transaction_is_one_revision_and_an_index_can_follow(catalog, gallery, add, template):
