@@ -90,15 +90,10 @@ class SqliteStorage:
         """Insert many rows of values as the driver takes them."""
         names, places = ", ".join(columns), ", ".join("?" * len(columns))
         values = [given if isinstance(given, list) else repeat(given, rows) for given in columns.values()]
-        # SQLAlchemy would look at every row; what the driver raises is translated all the same.
-        cursor: Any = connection.connection.cursor()
-        try:
-            cursor.executemany(
-                f"INSERT INTO {table.name} ({names}) VALUES ({places})",  # noqa: S608 - names of the schema
-                zip(*values, strict=True),
-            )
-        finally:
-            cursor.close()
+        connection.exec_driver_sql(
+            f"INSERT INTO {table.name} ({names}) VALUES ({places})",  # noqa: S608 - names of the schema
+            list(zip(*values, strict=True)),
+        )
 
     def draw(self, connection: Connection, table: Table, count: int) -> list[int]:
         """Return keys for rows to be inserted in this transaction: the highest that was ever used is kept in SQLite."""
