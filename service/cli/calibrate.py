@@ -57,14 +57,15 @@ def calibrate(
     as_json: AsJson = False,
 ) -> None:
     """Measure error rates and thresholds: of a model on labelled photos, or of a gallery on its own people."""
-    what = (model is not None, folder is not None, gallery is not None, prior, observed is not None)
-    if gallery is not None and what == (False, False, True, True, False):
+    given = {"model": model, "folder": folder, "gallery": gallery, "prior": prior or None, "observed": observed}
+    what = {name for name, value in given.items() if value is not None}
+    if gallery is not None and what == {"gallery", "prior"}:
         _habits(gallery, url, as_json)
-    elif gallery is not None and observed is not None and what == (False, False, True, False, True):
+    elif gallery is not None and observed is not None and what == {"gallery", "observed"}:
         _attributes(gallery, observed, url, as_json)
-    elif gallery is not None and what == (False, False, True, False, False):
+    elif gallery is not None and what == {"gallery"}:
         _gallery(gallery, plots, url, as_json)
-    elif model is not None and what in {(True, True, False, False, False), (True, False, True, False, False)}:
+    elif model is not None and what in ({"model", "folder"}, {"model", "gallery"}):
         _model(model, folder, gallery, plots, data, as_json)
     else:
         raise InvalidRequestError(

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from sqlalchemy import Connection, Engine, LargeBinary, Table, bindparam, make_url, select, update
 
 from service.errors import GalleryNotFoundError, StorageError
-from service.gallery import schema
+from service.gallery import migrations, schema
 from service.gallery.postgresql import PostgresStorage, speaks_of
 from service.gallery.sqlite import SqliteStorage
 
@@ -216,8 +216,8 @@ class Catalog:
         try:
             with storage.translated(), storage.writing.begin() as connection:
                 storage.alone(connection)
-                identity = schema.prepare(connection)
-                schema.own(connection, keyed_hash(secret, "catalog", identity))
+                identity = migrations.prepare(connection)
+                migrations.own(connection, keyed_hash(secret, "catalog", identity))
         except BaseException:
             storage.dispose()
             raise

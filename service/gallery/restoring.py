@@ -14,7 +14,7 @@ from sqlalchemy import Table, select
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, StatementError
 
 from service.errors import BackupDamagedError, NotEmptyError, SecretError
-from service.gallery import backup, counters, schema
+from service.gallery import backup, counters, migrations, schema
 from service.gallery.backup import Backup, Reader, Row
 from service.gallery.catalog import Catalog, Reading, WriteTransaction
 
@@ -50,7 +50,7 @@ def restore(catalog: Catalog, file: BinaryIO, *, without_secret: bool = False) -
         if reader.backup is None:
             raise BackupDamagedError("the backup changed while it was read")
         counters.write(tx.connection, header.counters)
-        schema.rename(tx.connection, lambda identity: catalog.keyed_hash("catalog", identity))
+        migrations.rename(tx.connection, lambda identity: catalog.keyed_hash("catalog", identity))
     return reader.backup
 
 

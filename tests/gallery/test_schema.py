@@ -6,7 +6,7 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.schema import CreateTable
 
 from service.errors import SchemaVersionError, SecretError, StorageError
-from service.gallery import schema
+from service.gallery import migrations, schema
 from service.gallery.catalog import Catalog
 from service.gallery.postgresql import PostgresStorage
 from service.gallery.sqlite import SqliteStorage
@@ -30,47 +30,47 @@ def version(connection):
 
 
 def test_a_new_database_gets_all_tables_and_the_version(connection):
-    schema.prepare(connection)
+    migrations.prepare(connection)
     assert version(connection) == str(schema.VERSION)
     assert set(schema.metadata.tables) <= set(inspect(connection).get_table_names())
 
 
 def test_preparing_twice_keeps_the_identity(connection):
-    assert schema.prepare(connection) == schema.prepare(connection)
+    assert migrations.prepare(connection) == migrations.prepare(connection)
 
 
 def test_two_catalogs_have_different_identities(connection, tmp_path):
     other = SqliteStorage.at(tmp_path / "other.sqlite")
     with other.writing.begin() as another:
-        assert schema.prepare(connection) != schema.prepare(another)
+        assert migrations.prepare(connection) != migrations.prepare(another)
     other.dispose()
 
 
 def test_a_newer_catalog_is_refused(connection):
-    schema.prepare(connection, version=7)
+    migrations.prepare(connection, version=7)
     with pytest.raises(SchemaVersionError, match="version 7"):
-        schema.prepare(connection, version=6)
+        migrations.prepare(connection, version=6)
 
 
 def test_an_older_catalog_is_brought_forward_step_by_step(connection):
-    schema.prepare(connection, version=1)
+    migrations.prepare(connection, version=1)
     steps = []
-    migrations = {old: lambda _, old=old: steps.append(old) for old in (1, 2)}
-    schema.prepare(connection, version=3, migrations=migrations)
+    through = {old: lambda _, old=old: steps.append(old) for old in (1, 2)}
+    migrations.prepare(connection, version=3, migrations=through)
     assert steps == [1, 2]
     assert version(connection) == "3"
 
 
 def test_an_older_catalog_without_a_known_step_is_refused(connection):
-    schema.prepare(connection, version=1)
+    migrations.prepare(connection, version=1)
     with pytest.raises(SchemaVersionError, match="cannot bring forward"):
-        schema.prepare(connection, version=2, migrations={})
+        migrations.prepare(connection, version=2, migrations={})
 
 
 def test_a_meta_table_of_something_else_is_refused(connection):
     connection.exec_driver_sql("CREATE TABLE meta (name TEXT, value TEXT)")
     with pytest.raises(StorageError, match="which catalog"):
-        schema.prepare(connection)
+        migrations.prepare(connection)
 
 
 def test_a_newer_catalog_stops_the_opening(place):
