@@ -6,8 +6,7 @@ import asyncio
 import hashlib
 import ipaddress
 import logging
-import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -34,7 +33,6 @@ from service.gallery.idempotency import Claims
 from service.gallery.index.indexes import LocalIndexes
 from service.gallery.index.protocol import Indexes
 from service.gallery.people import homes_of
-from service.gallery.redis_visits import RedisVisits
 from service.gallery.views import Views
 from service.gallery.visits import CatalogVisits, Visits
 from service.identify.fusion import fuse
@@ -56,11 +54,11 @@ from service.recognition.portrait import DOMINANT
 from service.recognition.product import Policy, Product, calibration_of
 from service.recognition.visits import forget_old
 from service.settings import Settings, SettingsError
-from service.shared.redis_store import InRedis
 from service.shared.store import InProcess, Shared
 from service.vision.batching import Batcher, Workers
 from service.vision.choice import Chosen, choose
 from service.vision.encode import Encoder
+from service.vision.process import Process
 from service.vision.reader import reader
 from service.vision.see import Limits
 from service.vision.seeing import Setup as Seeing
@@ -91,8 +89,13 @@ class Loaded:
     chosen: Chosen
 
 
-def create_app(settings: Settings) -> FastAPI:
-    """The application over these settings; it opens its parts when its lifespan starts."""
+def create_app(settings: Settings, *, seeing: Sequence[Process] = ()) -> FastAPI:
+    """The application over these settings; it opens its parts when its lifespan starts.
+
+    Args:
+        settings: the settings.
+        seeing: processes that will see photos, started beforehand; it starts those that are missing.
+    """
     app = FastAPI(
         title="Vultus",
         version=__version__,
@@ -100,7 +103,7 @@ def create_app(settings: Settings) -> FastAPI:
         lifespan=_lifespan,
         responses=problems.described(400, 429, 500, 503),
     )
-    app.state.settings = settings
+    app.state.settings, app.state.seeing = settings, seeing
     app.state.metrics = Metrics()
     problems.install(app)
     for part in (galleries, people, faces, visits, calibration, imports, operation):
@@ -126,7 +129,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
 
 
 async def _open(app: FastAPI, settings: Settings, stack: AsyncExitStack) -> Product:
-    streams = settings.threads or os.cpu_count() or 1
+    streams = settings.streams
     folder = await asyncio.to_thread(DataFolder.open, settings.data, secret=settings.secret)
     stack.callback(folder.close)
     catalog = await asyncio.to_thread(Catalog.open, settings.catalog or folder.catalog, secret=folder.secret, fuse=fuse)
@@ -155,6 +158,7 @@ async def _open(app: FastAPI, settings: Settings, stack: AsyncExitStack) -> Prod
             max_batch=settings.batch,
             capacity=settings.queue,
             workers=streams,
+            started=app.state.seeing,
         )
     )
     committing = await stack.enter_async_context(Workers(1, "keeping"))
@@ -246,13 +250,21 @@ def _indexes(settings: Settings, folder: DataFolder, catalog: Catalog, streams: 
 def _history(settings: Settings, shared: Shared) -> Visits:
     if settings.visits == "catalog":
         return CatalogVisits()
+    # Redis' client takes a tenth of a start to import, and only those who asked for it need it.
+    from service.gallery.redis_visits import RedisVisits  # noqa: PLC0415
+    from service.shared.redis_store import InRedis  # noqa: PLC0415
+
     if not isinstance(shared, InRedis):
         raise SettingsError("VULTUS_VISITS=redis needs the address of a Redis in VULTUS_REDIS")
     return RedisVisits(shared)
 
 
 def _shared(url: str, space: str) -> Shared:
-    return InRedis(url, space) if url else InProcess()
+    if not url:
+        return InProcess()
+    from service.shared.redis_store import InRedis  # noqa: PLC0415 - as above
+
+    return InRedis(url, space)
 
 
 async def _keep_in_step(product: Product, seconds: float, stack: AsyncExitStack) -> None:

@@ -124,6 +124,11 @@ class Settings(BaseSettings):
     key: Annotated[str, Field(repr=False, description="API key that the command line sends to a service")] = ""
     log_level: Annotated[Literal["debug", "info", "warning", "error"], Field(description="least level logged")] = "info"
 
+    @property
+    def streams(self) -> int:
+        """`threads`, or one a core."""
+        return self.threads or os.cpu_count() or 1
+
 
 def load_settings(secrets: Path = SECRETS) -> Settings:
     """Read the settings from the environment, and from the files of a folder.

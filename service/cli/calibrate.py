@@ -11,7 +11,6 @@ calibrate --gallery GALLERY --observed FILE
 from __future__ import annotations
 
 import asyncio
-import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -188,7 +187,7 @@ async def _labelled(settings: Settings, store: ModelStore, manifest: Manifest, f
     from service.vision.seeing import Setup  # noqa: PLC0415 - the same
 
     photos = photos_in(folder)
-    streams, memory = settings.threads or os.cpu_count() or 1, settings.data / "engines.json"
+    streams, memory = settings.streams, settings.data / "engines.json"
     detection = store.manifest(settings.detection_model)
     detector = await asyncio.to_thread(choose, store, detection, wanted="auto", streams=streams, memory=memory)
     recogniser = await asyncio.to_thread(

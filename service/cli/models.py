@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -177,4 +176,4 @@ def _surveyed(store: ModelStore, name: str) -> list[Surveyed]:
     for state in store.states(manifest):
         if state.state != "whole":
             raise VultusError(f"{state.name} is {state.state}; `vultus models fetch {name}` brings it")
-    return survey(store, manifest, streams=load_settings().threads or os.cpu_count() or 1)
+    return survey(store, manifest, streams=load_settings().streams)

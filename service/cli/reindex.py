@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -111,7 +110,7 @@ def _encoder(manifest: Manifest) -> Encode:
     from service.vision.encode import Encoder  # noqa: PLC0415 - the same
 
     settings = load_settings()
-    streams = settings.threads or os.cpu_count() or 1
+    streams = settings.streams
     memory = settings.data / "engines.json"
     store = ModelStore(settings.models)
     return Encoder(choose(store, manifest, wanted=settings.engine, streams=streams, memory=memory).engine)

@@ -48,13 +48,21 @@ def serve() -> None:
         logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLogger().level))
     if settings.engine == "auto" and not (settings.data / "engines.json").exists():
         note("The first start finds out which engine is fastest here; this takes some seconds.")
-    with _bound(settings.host, settings.port) as listener:
-        import uvloop  # noqa: PLC0415 - a fast start of the other commands
+    with _bound(settings.host, settings.port) as listener, contextlib.ExitStack() as stack:
+        from service.vision.process import SEEING, Process  # noqa: PLC0415 - a fast start of the other commands
+
+        # They load their libraries on one core while this process loads its own on another.
+        seeing = [Process(SEEING) for _ in range(settings.streams)]
+        for process in seeing:
+            stack.callback(process.end)
+        gc.disable()  # most of what is made now stays for good; see `_settle`
+
+        import uvloop  # noqa: PLC0415 - as above
 
         from service.app import create_app  # noqa: PLC0415 - loads every library there is
 
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_serve(create_app(settings), settings, listener))
+            runner.run(_serve(create_app(settings, seeing=seeing), settings, listener))
 
 
 def _bound(host: str, port: int) -> socket.socket:
@@ -85,11 +93,13 @@ def _bound(host: str, port: int) -> socket.socket:
 def _settle() -> None:
     """Tune the interpreter for a process that has loaded everything and now serves.
 
-    What was loaded stays for good, so the garbage collector need not walk it again and again. What loading took and
-    freed, such as the models as they were read, goes back to the system where the C library can do that.
+    What was loaded stays for good, so the garbage collector, which was off until now, need not walk it again and again.
+    What loading took and freed, such as the models as they were read, goes back to the system where the C library can
+    do that.
     """
     gc.collect()
     gc.freeze()
+    gc.enable()
     give_back = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if give_back is not None:
         give_back(0)

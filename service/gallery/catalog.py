@@ -29,7 +29,6 @@ from sqlalchemy import Connection, Engine, LargeBinary, Table, bindparam, make_u
 
 from service.errors import GalleryNotFoundError, StorageError
 from service.gallery import migrations, schema
-from service.gallery.postgresql import PostgresStorage, speaks_of
 from service.gallery.sqlite import SqliteStorage
 
 Fuse: TypeAlias = Callable[[NDArray[np.float32], NDArray[np.float32]], NDArray[np.floating[Any]]]
@@ -299,6 +298,9 @@ def keyed_hash(secret: bytes, *parts: str) -> str:
 def _storage(url_or_path: str | Path) -> Storage:
     if isinstance(url_or_path, Path) or "://" not in url_or_path:
         return SqliteStorage.at(Path(url_or_path))
+    # Its driver takes a tenth of a start to import.
+    from service.gallery.postgresql import PostgresStorage, speaks_of  # noqa: PLC0415
+
     if speaks_of(url_or_path):
         return PostgresStorage.at(url_or_path)
     url = make_url(url_or_path)

@@ -17,6 +17,9 @@ from service.errors import EngineError, VultusError
 
 STOP_SECONDS: Final = 10.0
 
+SEEING: Final = "service.vision.seeing"
+"""The module of processes that see photos."""
+
 HOME: Final = Path(__file__).resolve().parent.parent.parent
 """Where the package lies, so that a process finds it from any working folder."""
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from service.vision.batching import Batcher, Priority, Workers
 from service.vision.encode import Encoder
+from service.vision.process import Process
 from service.vision.see import Crop, SeenPhoto
 from service.vision.seeing import Setup
 from service.vision.seers import Seers
@@ -51,7 +52,13 @@ class Reader:
 
 @asynccontextmanager
 async def reader(
-    setup: Setup, encoder: Encoder, *, max_batch: int, capacity: int, workers: int
+    setup: Setup,
+    encoder: Encoder,
+    *,
+    max_batch: int,
+    capacity: int,
+    workers: int,
+    started: Sequence[Process] = (),
 ) -> AsyncIterator[Reader]:
     """A reader whose processes and batches run as long as the context is open.
 
@@ -61,11 +68,15 @@ async def reader(
         max_batch: most faces encoded at once.
         capacity: photos, and faces, that may wait.
         workers: photos that are open, and batches that run, at once.
+        started: processes that will see photos, as far as they are started already.
     """
     # A photo that waits is its bytes; an open one is its pixels and canvases, up to a hundred times more. So a process
     # takes one photo from decoding to crops: sharing runs of the detector between photos was measured to gain 4 % of
     # its time at best (`tests.bench.encode`).
-    async with Seers(setup, count=workers, capacity=capacity) as seeing, Workers(workers, "encoding") as threads:
+    async with (
+        Seers(setup, count=workers, capacity=capacity, started=started) as seeing,
+        Workers(workers, "encoding") as threads,
+    ):
         encoding: Batcher[Crop, Embedding] = Batcher(
             lambda crops: list(encoder(crops)),
             threads,

@@ -11,6 +11,7 @@ import asyncio
 import logging
 import struct
 from collections import deque
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.reduction import ForkingPickler
@@ -19,7 +20,7 @@ from typing import Final, Self, cast
 
 from service.errors import EngineError, NotReadyError, OverloadedError, PhotoDamagedError, VultusError
 from service.vision.batching import Priority
-from service.vision.process import Process
+from service.vision.process import SEEING, Process
 from service.vision.see import SeenPhoto
 from service.vision.seeing import Answer, Setup
 
@@ -56,10 +57,20 @@ class Seers:
         count: how many.
         capacity: most photos waiting; more are refused.
         retry: seconds after which a process that could not be started is tried again.
+        started: processes of `SEEING` that are used first; ended here, also those that are too many.
     """
 
-    def __init__(self, setup: Setup, *, count: int, capacity: int, retry: float = RETRY_SECONDS) -> None:
+    def __init__(
+        self,
+        setup: Setup,
+        *,
+        count: int,
+        capacity: int,
+        retry: float = RETRY_SECONDS,
+        started: Sequence[Process] = (),
+    ) -> None:
         self._setup = setup
+        self._started = [*started]
         self._retry = retry
         self._count = min(count, ON_A_GPU) if setup.detection[1] == "cuda" else count
         self._capacity = capacity
@@ -71,6 +82,8 @@ class Seers:
 
     async def __aenter__(self) -> Self:
         faults = await asyncio.gather(*(self._start() for _ in range(self._count)), return_exceptions=True)
+        for process in self._started:
+            await asyncio.to_thread(process.end)
         for fault in faults:
             if fault is not None:
                 await self._end()
@@ -158,7 +171,7 @@ class Seers:
                 return
 
     async def _start(self) -> None:
-        process = Process("service.vision.seeing")
+        process = self._started.pop() if self._started else Process(SEEING)
         await asyncio.to_thread(process.begin, self._setup)
         if self._closing.is_set():
             await asyncio.to_thread(process.end)

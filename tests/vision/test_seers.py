@@ -14,6 +14,7 @@ import uvloop
 
 from service.errors import EngineError, ModelNotFoundError, NotReadyError, PhotoDamagedError
 from service.settings import CHECKOUT
+from service.vision.process import SEEING, Process
 from service.vision.see import Limits
 from service.vision.seeing import Setup
 from service.vision.seers import Seers
@@ -66,6 +67,20 @@ def test_there_are_as_many_as_asked_for_and_none_is_left_behind():
         return set(children()) - before
 
     assert len(run(count, count=2)) == 2
+    assert set(children()) == before
+
+
+def test_processes_started_beforehand_are_used_and_those_too_many_end():
+    before = set(children())
+    started = [Process(SEEING) for _ in range(3)]
+
+    async def look(seers):
+        await seers.see(orl_photo(1, 1))
+        return set(children()) - before
+
+    used = run(look, count=2, started=started)
+    assert len(used) == 2
+    assert used < {process.pid for process in started}
     assert set(children()) == before
 
 
