@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import bindparam, insert, literal, select, update
+from sqlalchemy import bindparam, insert, select, update
 
 from service.errors import PersonNotFoundError
 from service.gallery.catalog import Reading, WriteTransaction
@@ -206,23 +206,31 @@ def _refuse_plain(digits: str | None) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Changed:
-    """Somebody who changed: key, home cell, whether there is a face to find them by, and attributes if asked for."""
+    """People who changed, side by side.
 
-    pk: int
-    region: str | None
-    found: bool
-    attributes: Attributes
+    Attributes:
+        rows: their keys, (n,).
+        regions: their home cells.
+        found: whether there is a face to find each by, (n,).
+        attributes: of each; empty where they were not asked for.
+    """
+
+    rows: Rows
+    regions: Sequence[str | None]
+    found: NDArray[np.bool_]
+    attributes: Sequence[Attributes]
 
 
-def changed_since(reading: Reading, gallery_pk: int, after: int, *, attributes: bool) -> list[Changed]:
-    """Everybody who changed after a revision, with their attributes where these are asked for."""
-    known = people.c.attributes if attributes else literal(None).label("attributes")
-    query = select(people.c.pk, people.c.region, people.c.fused.is_not(None).label("found"), known).where(
-        people.c.gallery_pk == gallery_pk, people.c.revision > after
-    )
-    return [
-        Changed(row.pk, row.region, bool(row.found), row.attributes or {}) for row in reading.connection.execute(query)
-    ]
+def changed_since(
+    reading: Reading, gallery_pk: int, after: int, *, attributes: bool, at_once: int = 50_000
+) -> Iterator[Changed]:
+    """Everybody who changed after a revision, so many at a time, with their attributes where these are asked for."""
+    asked = [people.c.pk, people.c.region, people.c.fused.is_not(None)] + ([people.c.attributes] if attributes else [])
+    query = select(*asked).where(people.c.gallery_pk == gallery_pk, people.c.revision > after)
+    for part in reading.connection.execute(query).partitions(at_once):
+        rows, regions, found, *more = zip(*part, strict=True)
+        told = [each or {} for each in more[0]] if more else []
+        yield Changed(np.array(rows, np.int64), regions, np.array(found, bool), told)
 
 
 def vectors_after(reading: Reading, gallery_pk: int, after: int, *, dim: int, limit: int) -> tuple[Rows, Embeddings]:

@@ -14,6 +14,7 @@ The sum runs over the people whom the prior names and over regions, not over the
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -41,8 +42,11 @@ VOUCHED_FMR: Final = 1e-4
 times, so that guess and face together stay at 1e-6. At 1e-6 for the face alone, digits could never help whom the floor
 stops: they would find no more than the mates above it."""
 
-STEPS: Final = 40
-"""Halvings of the interval in which ln lambda lies; it ends narrower than 1e-9."""
+STEPS: Final = 120
+"""Steps that ln lambda is sought in, at most: halvings alone would need forty, false position some ten."""
+
+NARROW: Final = 1e-9
+"""How near to the least demand the search ends, or to the rate in its logarithm."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,6 +82,21 @@ class Floors:
 
 
 @dataclass(frozen=True, eq=False)
+class Expectation:
+    """What is expected of some people.
+
+    Attributes:
+        prior: pi of each, (k,).
+        near: who counts as near, (k,).
+        thresholds: the least cosine that each needs, (k,).
+    """
+
+    prior: Numbers
+    near: NDArray[np.bool_]
+    thresholds: Numbers
+
+
+@dataclass(frozen=True, eq=False)
 class Budget:
     """Thresholds for a stated rate.
 
@@ -100,17 +119,25 @@ class Budget:
         local = self.scales.local[self.prior.residents.homes(rows)]
         return np.asarray(local | self.prior.names(rows))
 
+    def expected(self, rows: Rows) -> Expectation:
+        """What is expected of some people, all in one: looking up where a million live costs more than the rest."""
+        homes, named = self.prior.residents.homes(rows), self.prior.names(rows)
+        prior, near = self.prior.of(rows, homes=homes, named=named), named | self.scales.local[homes]
+        wanted = self.demand - np.log(prior)
+        tail = np.where(near, self.scales.near.score(wanted), self.scales.far.score(wanted))
+        return Expectation(prior, near, np.maximum(tail, self._floor(rows, near)))
+
     def thresholds(self, rows: Rows) -> Numbers:
         """The least cosine that each of some people needs, (k,)."""
-        wanted = self.demand - np.log(self.prior.of(rows))
-        near = self.near(rows)
-        tail = np.where(near, self.scales.near.score(wanted), self.scales.far.score(wanted))
-        return np.maximum(tail, self.floor(rows))
+        return self.expected(rows).thresholds
 
     def floor(self, rows: Rows, *, vouched: bool = False) -> Numbers:
         """The least cosine of some people whatever the prior says, (k,); as if digits vouched for all, if so told."""
+        return self._floor(rows, self.near(rows), vouched=vouched)
+
+    def _floor(self, rows: Rows, near: NDArray[np.bool_], *, vouched: bool = False) -> Numbers:
         by_tier = [
-            np.where(self.near(rows), _least(self.scales.near, fmr), _least(self.scales.far, fmr))
+            np.where(near, _least(self.scales.near, fmr), _least(self.scales.far, fmr))
             for fmr in (self.floors.fmr, self.floors.vouched_fmr)
         ]
         return np.where(np.isin(rows, self.floors.vouched) | vouched, by_tier[1], by_tier[0])
@@ -185,13 +212,37 @@ def share_out(prior: Prior, scales: Scales, alpha: float, limits: Floors, *, ins
                 least=least_rate,
             )
         return Budget(min(1.0, least_rate), strictest, limits, scales, prior)
-    for _ in range(STEPS):
-        middle = (loosest + strictest) / 2
-        if spent(middle) > alpha:
-            loosest = middle
+    return Budget(alpha, solved(spent, alpha, loosest, strictest), limits, scales, prior)
+
+
+def solved(spent: Callable[[float], float], alpha: float, loosest: float, strictest: float) -> float:
+    """The least demand that spends no more than alpha, between one that spends more and one that does not.
+
+    By false position on the logarithm of what is spent, which is nearly straight where the tails are; an end that stays
+    twice weighs half as much (the Illinois algorithm, Dowell and Jarratt 1971), and every third step halves the
+    interval, so that jumps are found as well.
+    """
+
+    def over(demand: float) -> float:
+        return float(np.log(max(spent(demand), 1e-300) / alpha))
+
+    above, under, last = over(loosest), over(strictest), 0
+    rest = -under
+    for step in range(STEPS):
+        if strictest - loosest < NARROW or rest < NARROW:
+            break
+        if step % 3 == 2 or not above > under:
+            middle = (loosest + strictest) / 2
         else:
-            strictest = middle
-    return Budget(alpha, strictest, limits, scales, prior)
+            middle = loosest + (strictest - loosest) * above / (above - under)
+        value = over(middle)
+        if value > 0:
+            loosest, above = middle, value
+            under, last = under / 2 if last > 0 else under, 1
+        else:
+            strictest, under, rest = middle, value, -value
+            above, last = above / 2 if last < 0 else above, -1
+    return strictest
 
 
 def _least(scale: Calibration, fmr: float) -> float:

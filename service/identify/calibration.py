@@ -113,7 +113,8 @@ class Calibration:
         """
         wanted = np.asarray(llr, np.float64)
         if self.knots:
-            found = np.interp(wanted, self.llrs, self.knots, left=-1.0, right=self.thresholds[-1])
+            knots, llrs = self._likelihoods
+            found = np.interp(wanted, llrs, knots, left=-1.0, right=self.thresholds[-1])
         else:
             found = (wanted - self.intercept) / self.slope
         return np.asarray(np.clip(found, -1.0, self.thresholds[-1]))
@@ -121,12 +122,13 @@ class Calibration:
     def survival(self, similarity: ArrayLike) -> Numbers:
         """P(impostor >= s), never stated lower than the data can vouch for; the inverse of `threshold`."""
         scores = np.asarray(similarity, np.float64)
-        return np.asarray(np.exp(np.interp(scores, self.thresholds, np.log(self.fmr), left=0.0)))
+        falling, rising = self._table
+        return np.asarray(np.exp(-np.interp(scores, rising, falling, left=0.0)))
 
     def found(self, similarity: ArrayLike) -> Numbers:
         """P(mate >= s)."""
         scores = np.asarray(similarity, np.float64)
-        return np.asarray(1 - np.interp(scores, self.thresholds, self.fnmr, left=0.0))
+        return np.asarray(1 - np.interp(scores, self._table[1], self._missed, left=0.0))
 
     def mean_likelihood(self) -> float:
         """E[L] over impostors: 1 by definition, somewhat off in what was fitted and clipped; counted from above."""
@@ -159,6 +161,11 @@ class Calibration:
     def _table(self) -> tuple[Numbers, Numbers]:
         """-log(fmr) and thresholds, both rising."""
         return -np.log(self.fmr), np.array(self.thresholds)
+
+    @cached_property
+    def _missed(self) -> Numbers:
+        """FNMR at each threshold."""
+        return np.array(self.fnmr)
 
     @cached_property
     def _likelihoods(self) -> tuple[Numbers, Numbers]:

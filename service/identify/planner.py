@@ -129,10 +129,10 @@ def in_order(tiers: Sequence[Tier], budget: Budget) -> list[Tier]:
     worth = []
     for tier in tiers:
         if len(tier.rows):
-            passing = budget.scales.near.found(budget.thresholds(tier.rows))
-            prior = budget.prior.of(tier.rows)
-            known = Tier(tier.name, tier.rows, prior, budget.near(tier.rows))
-            worth.append((float(prior @ passing) / len(tier.rows), known))
+            expected = budget.expected(tier.rows)
+            passing = budget.scales.near.found(expected.thresholds)
+            known = Tier(tier.name, tier.rows, expected.prior, expected.near)
+            worth.append((float(expected.prior @ passing) / len(tier.rows), known))
     worth.sort(key=lambda item: -item[0])
     return [tier for gain, tier in worth if gain >= scan]
 

@@ -147,10 +147,12 @@ class Prior:
             return np.zeros(len(rows), bool)
         return np.asarray(self.rows[self._places(rows)] == rows)
 
-    def of(self, rows: Rows) -> Numbers:
-        """The prior of some people, (k,)."""
-        found = np.array(self.others[self.residents.homes(rows)])
-        known = self.names(rows)
+    def of(
+        self, rows: Rows, *, homes: NDArray[np.int64] | None = None, named: NDArray[np.bool_] | None = None
+    ) -> Numbers:
+        """The prior of some people, (k,); their homes and who of them is named, where that was looked up already."""
+        found = np.array(self.others[self.residents.homes(rows) if homes is None else homes])
+        known = self.names(rows) if named is None else named
         found[known] = self.named[self._places(rows[known])]
         return found
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
@@ -15,9 +15,10 @@ from service.errors import InvalidRequestError
 from service.gallery import galleries, people
 from service.gallery.catalog import Reading
 from service.identify.attributes import Known, Observable
-from service.identify.prior import Residents, residents
+from service.identify.prior import Residents
 from service.identify.travel import Gravity, Map, mapped
 from service.recognition.regions import REGION_RESOLUTION, coarser, point_of
+from service.recognition.roll import Roll
 
 Rows = NDArray[np.int64]
 
@@ -25,13 +26,25 @@ GROWN: Final = 0.05
 """Share of the people who may come or leave before the pull of every region is worked out again."""
 
 
+HOME: Final = "home"
+
+OBSERVED: Final = "observed "
+"""Before the name of an attribute, on the roll."""
+
+
 @dataclass(eq=False)
 class Everybody:
-    """The people of one gallery, as of a revision."""
+    """The people of one gallery, as of a revision.
+
+    Attributes:
+        revision: that is shown.
+        left: how many people were seen to leave.
+    """
 
     revision: int = -1
-    rows: Rows = field(default_factory=lambda: np.empty(0, np.int64))
-    home: Rows = field(default_factory=lambda: np.empty(0, np.int64))
+    left: int = 0
+    roll: Roll = field(default_factory=lambda: Roll((HOME,)))
+    population: NDArray[np.float64] = field(default_factory=lambda: np.zeros(1))
     regions: dict[str, int] = field(default_factory=dict)
     points: list[tuple[float, float]] = field(default_factory=lambda: [(0.0, 0.0)])
     observed: Mapping[str, Any] = field(default_factory=dict)
@@ -42,7 +55,13 @@ class Everybody:
     map: Map | None = None
     travels: list[tuple[str, str, int]] = field(default_factory=list)
     travels_read: datetime | None = None
+    living: dict[int, Rows] = field(default_factory=dict)
     following: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def rows(self) -> Rows:
+        """Everybody who can be found, rising, (n,)."""
+        return self.roll.rows
 
     def region(self, cell: str | None) -> int:
         """The number of the region that holds a cell, 0 for none or one that is too large."""
@@ -64,35 +83,81 @@ class Everybody:
             head = gallery.revision
             if (gallery.observed or {}).keys() != self.observed.keys():
                 # Other attributes count than before, so everybody is read again.
-                self.revision, self.rows, self.home = -1, np.empty(0, np.int64), np.empty(0, np.int64)
+                self.revision, self.residents = -1, None
                 self.known = {name: Known() for name in gallery.observed or {}}
-                self.residents = None
+                self.roll = Roll((HOME, *(OBSERVED + name for name in self.known)))
+                self.population, self.living = np.zeros(1), {}
             self.observed = gallery.observed or {}
             if head != self.revision or self.residents is None:
                 self._apply(reading, gallery_pk)
                 self.revision = head
             if self.residents is None or len(self.residents.population) != len(self.points):
-                self.residents = residents(self.rows, self.home, len(self.points))
+                self.population = self._population()
+                self.residents = Residents(self.rows, self.roll.numbers(HOME), self.population)
             population = self.residents.population
             if self.map is None or len(self.map.lat) != len(population) or self._grown(population):
                 lat, lon = np.array(self.points).T
                 self.map = mapped(lat, lon, population, gravity)
             return self.residents, self.map, here
 
+    def living_in(self, everybody: Residents, region: int) -> Rows:
+        """Who lives in a region, rising; `everybody` is what `follow` told."""
+        with self.following:
+            found = self.living.get(region) if everybody is self.residents else None
+            if found is None:
+                found = np.asarray(everybody.rows[everybody.home == region])
+                if everybody is self.residents:  # nobody went on meanwhile
+                    self.living[region] = found
+            return found
+
     def _apply(self, reading: Reading, gallery_pk: int) -> None:
-        changed = people.changed_since(reading, gallery_pk, self.revision, attributes=bool(self.observed))
-        gone = [*people.left_since(reading, gallery_pk, self.revision), *(each.pk for each in changed)]
-        staying = ~np.isin(self.rows, np.array(gone, np.int64))
-        found = [each for each in changed if each.found]
-        fresh = np.array([(each.pk, self.region(each.region)) for each in found], np.int64).reshape(-1, 2)
-        rows = np.concatenate([self.rows[staying], fresh[:, 0]])
-        order = np.argsort(rows)
-        self.rows, self.home = rows[order], np.concatenate([self.home[staying], fresh[:, 1]])[order]
+        """Follow what changed, at the cost of the change and, where somebody leaves or moves, of one copy."""
+        self.population = self._population()
+        gone = np.unique(np.array(people.left_since(reading, gallery_pk, self.revision), np.int64))
+        changed = list(people.changed_since(reading, gallery_pk, self.revision, attributes=bool(self.known)))
+        if changed:
+            rows = np.concatenate([each.rows for each in changed])
+            found = np.concatenate([each.found for each in changed])
+            numbers = {HOME: self._homes(cell for each in changed for cell in each.regions)}
+            for name, known in self.known.items():
+                values = (self.number(name, told.get(name)) for each in changed for told in each.attributes)
+                numbers[OBSERVED + name] = known.places(values)
+            order = np.argsort(rows)
+            some = order[found[order]]
+            gone = np.union1d(gone, rows[~found])
+            self._count(rows[some], -1)
+            self.roll.put(rows[some], {name: each[some] for name, each in numbers.items()})
+            self.population = self._population()
+            self._count(rows[some], 1)
+        if len(gone):
+            self._count(gone, -1)
+            self.roll.strike(gone)
+            self.left += len(gone)
         for name, known in self.known.items():
-            new = known.places(self.number(name, each.attributes.get(name)) for each in found)
-            known.which = np.concatenate([known.which[staying], new])[order]
+            known.which = self.roll.numbers(OBSERVED + name)
         self.any_digits = people.any_digits(reading, gallery_pk)
         self.residents = None
+
+    def _homes(self, cells: Iterable[str | None]) -> NDArray[np.int32]:
+        numbers: dict[str | None, int] = {}
+        found = []
+        for cell in cells:
+            if cell not in numbers:
+                numbers[cell] = self.region(cell)
+            found.append(numbers[cell])
+        return np.array(found, np.int32)
+
+    def _population(self) -> NDArray[np.float64]:
+        """The population so far, as a copy with room for every region: what was handed out stays as it is."""
+        return np.concatenate([self.population, np.zeros(len(self.points) - len(self.population))])
+
+    def _count(self, rows: Rows, by: int) -> None:
+        """Count those of some people who are on the roll in, or out, of where they live."""
+        places, there = self.roll.places(rows)
+        homes = self.roll.numbers(HOME)[places[there]]
+        np.add.at(self.population, homes, float(by))
+        for region in np.unique(homes).tolist():
+            self.living.pop(region, None)
 
     def evidence(self, observed: Mapping[str, Any]) -> NDArray[np.float64] | None:
         """What was observed adds to the log odds of everybody, (n,); None where nothing of it counts here.

@@ -109,6 +109,8 @@ class Expected:
 @dataclass(frozen=True, eq=False)
 class _Plan:
     stamp: tuple[int, ...]
+    seen_stamp: tuple[int, ...]
+    seen: list[DaysAtPlace]
     habits: Habits
     prior: Prior
     local: NDArray[np.bool_]
@@ -263,7 +265,9 @@ class Expectations:
         day = ((context.at or now) - EPOCH).days
         found, map_, here = everybody.follow(reading, gallery_pk, self._gravity, region)
         own = self._calibrated.version(gallery_pk)
-        stamp = (everybody.revision, self._visits.last_of(reading, gallery_pk), day, own)
+        # Visits are read again when one was added, when somebody left with theirs, and every day.
+        seen_stamp = (self._visits.last_of(reading, gallery_pk), everybody.left, day)
+        stamp = (everybody.revision, *seen_stamp, own)
         key = (gallery_pk, context.device, cell or region)
         with self._lock:
             kept = self._plans.get(key)
@@ -272,10 +276,13 @@ class Expectations:
                 return kept
         habits = habits_of(galleries.by_pk(reading, gallery_pk), self._habits)
         places: Places = (("device", context.device), ("cell", cell), ("region", region))
-        seen = [
-            _NOWHERE if name is None else self._visits.at_place(reading, gallery_pk, kind, name)
-            for kind, name in places
-        ]
+        if kept is not None and kept.seen_stamp == seen_stamp:
+            seen = kept.seen
+        else:
+            seen = [
+                _NOWHERE if name is None else self._visits.at_place(reading, gallery_pk, kind, name)
+                for kind, name in places
+            ]
         seen_from, totals = self._travelled(reading, gallery_pk, everybody, len(map_.lat), here, now)
         levels = [_level(each, day, habits) for each in seen]
         strangers, total = _strangers(seen[0], day, habits)
@@ -288,13 +295,13 @@ class Expectations:
         )
         local = np.zeros(len(map_.lat), bool)
         local[here] = here > 0
-        living = found.rows[found.home == here] if here else _NO_ROWS
+        living = everybody.living_in(found, here) if here else _NO_ROWS
         tiers = (
             Tier("device", levels[0].rows),
             Tier("cell", levels[1].rows),
             Tier("region", np.union1d(levels[2].rows, living)),
         )
-        plan = _Plan(stamp, habits, before, local, tiers)
+        plan = _Plan(stamp, seen_stamp, seen, habits, before, local, tiers)
         with self._lock:
             self._plans[key] = plan
             self._plans.move_to_end(key)

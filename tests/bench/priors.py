@@ -56,13 +56,14 @@ class Size:
     indexed: tuple[int, ...]
 
 
-FULL = Size(1_000_000, 400, 4_000, 40, 12_000, 100_000, (1e-3, 3e-3), (100_000, 1_000_000, 10_000_000))
+FULL = Size(1_000_000, 400, 4_000, 40, 12_000, 1_000_000, (1e-3, 3e-3), (100_000, 1_000_000, 10_000_000))
 QUICK = Size(50_000, 40, 400, 20, 1_500, 20_000, (3e-3,), (10_000, 50_000))
 
 
 def main() -> None:
     options = parser(__doc__ or "")
     options.add_argument("--strangers", type=int, help="strangers in each arm")
+    options.add_argument("--visitors", type=int, help="visitors who are enrolled")
     options.add_argument("--dimension", type=int, action="append", help="only these effective dimensions; 0 for none")
     options.add_argument("--alpha", type=float, action="append", help="only these target rates")
     options.add_argument("--certainty", type=float, default=Rule().certainty, help="least posterior of a match")
@@ -71,7 +72,10 @@ def main() -> None:
     asked = options.parse_args()
     size = QUICK if asked.quick else FULL
     size = replace(
-        size, strangers=asked.strangers or size.strangers, alphas=tuple(asked.alpha) if asked.alpha else size.alphas
+        size,
+        mated=asked.visitors or size.mated,
+        strangers=asked.strangers or size.strangers,
+        alphas=tuple(asked.alpha) if asked.alpha else size.alphas,
     )
     lfw = load_lfw(asked.data)
     report = Report("priors")

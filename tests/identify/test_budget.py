@@ -3,7 +3,7 @@ import pytest
 from scipy.stats import norm
 
 from service.errors import FpirNotSupportedError
-from service.identify.budget import FLOOR_FMR, LEEWAY, VOUCHED_FMR, floors, share_out
+from service.identify.budget import FLOOR_FMR, LEEWAY, VOUCHED_FMR, floors, share_out, solved
 from service.identify.decision import threshold
 from service.identify.prior import Habits, digits_given, even, residents
 from tests.identify.gallery import (
@@ -128,3 +128,22 @@ def test_with_the_floor_of_a_face_alone_digits_could_not_help_whom_it_stops():
     under = norm.cdf((norm.isf(FLOOR_FMR) / np.sqrt(120) - 0.6) / 0.1)
     assert under == pytest.approx(0.048, abs=0.001)
     assert norm.cdf((norm.isf(VOUCHED_FMR) / np.sqrt(120) - 0.6) / 0.1) < 0.005
+
+
+@pytest.mark.parametrize("kind", ["straight", "curved", "steps", "a plateau at the rate"])
+def test_the_least_demand_within_the_rate_is_found_in_few_looks(kind):
+    looks = []
+
+    def spent(demand):
+        looks.append(demand)
+        return {
+            "straight": np.exp(-demand),
+            "curved": np.exp(-demand - 0.01 * demand**2) if demand > -50 else np.exp(25),
+            "steps": np.exp(-np.floor(demand)),
+            "a plateau at the rate": 0.003 if 3 <= demand <= 5 else np.exp(-demand),
+        }[kind]
+
+    found = solved(spent, 0.003, -100.0, 100.0)
+    assert spent(found) <= 0.003
+    assert spent(found - 1e-6) > 0.003 or spent(found) == pytest.approx(0.003)
+    assert len(looks) <= (70 if kind == "steps" else 30)

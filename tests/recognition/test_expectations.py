@@ -14,6 +14,7 @@ from service.identify.planner import ASK_SHARE
 from service.identify.prior import Habits
 from service.identify.travel import Gravity
 from service.recognition.calibrated import Calibrated
+from service.recognition.everybody import Everybody
 from service.recognition.expectations import Context, Expectations
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -182,3 +183,83 @@ def test_an_own_device_that_two_people_share_is_nobodys(catalog, staff, expect):
     with catalog.write() as tx:
         enrolled(tx, staff, 72, device="phone")
     assert [tier.name for tier in expect(device="phone").tiers] == []
+
+
+def something_happens(catalog, staff, turn, who):
+    """One change of a kind that goes by the turn; returns who came."""
+    with catalog.write() as tx:
+        match turn % 5:
+            case 0:
+                enrolled(tx, staff, 100 + turn, HOME, attributes={"height": 150 + turn, "home": "flat"})
+            case 1:
+                forgetting.forget(tx, staff, who)
+            case 2:
+                people.patch(tx, staff, who, {"region": FAR if turn % 2 else None, "attributes": {"height": turn}})
+            case 3:
+                people.patch(tx, staff, who, {"name": "as before"})
+            case _ if turn == 4:
+                vector = np.eye(8, dtype=np.float32)[0]
+                faces.add(tx, staff, "faceless", [NewTemplate("f" * 64, vector, 0.7, (0, 0, 0, 0))], limit=5)
+            case _:
+                for each in faces.of_person(tx, people.get(tx, staff, who).pk):
+                    faces.remove(tx, staff, who, each.face)
+
+
+def told(everybody, reading, staff):
+    """Who is found, where each lives, who lives in the region of HOME, and the heights."""
+    shown, map_, here = everybody.follow(reading, staff, Gravity(), REGION)
+    names = {number: name for name, number in everybody.regions.items()}
+    assert len(map_.lat) == len(shown.population)
+    return (
+        shown.rows.tolist(),
+        [names.get(home) for home in shown.home.tolist()],
+        {names.get(place): count for place, count in enumerate(shown.population.tolist()) if count},
+        everybody.living_in(shown, here).tolist(),
+        {name: np.nan_to_num(known.of_everybody(), nan=-1).tolist() for name, known in everybody.known.items()},
+    )
+
+
+def test_what_is_followed_step_by_step_is_what_is_read_at_once(catalog, staff):
+    with catalog.write() as tx:
+        galleries.update(tx, staff, {"observed": {"height": {"kind": "number"}, "home": {"kind": "number"}}})
+        people.create(tx, staff, "faceless", PersonFields(region=HOME))
+    random, followed = np.random.default_rng(5), Everybody()
+    with catalog.read() as reading:
+        told(followed, reading, staff)
+    for turn in range(40):
+        with catalog.read() as reading:
+            who = str(random.choice([each.person for each in people.page(reading, staff).items]))
+        something_happens(catalog, staff, turn, who)
+        if turn % 3:  # now and then several revisions at once
+            with catalog.read() as reading:
+                assert told(followed, reading, staff) == told(Everybody(), reading, staff)
+
+
+class Counting(CatalogVisits):
+    """Visits that count how often a place was read."""
+
+    def __init__(self):
+        self.read = 0
+
+    def at_place(self, reading, gallery_pk, kind, name):
+        self.read += 1
+        return super().at_place(reading, gallery_pk, kind, name)
+
+
+def test_who_is_enrolled_elsewhere_makes_nobody_read_the_visits_again(catalog, staff, calibration):
+    visits = Counting()
+    expectations = Expectations(catalog, visits, Calibrated(calibration), Habits(), Gravity())
+
+    def read():
+        before = visits.read
+        expectations.of(staff, Context(device="gate"), 0.01, insist=True, now=NOW)
+        return visits.read - before
+
+    visited(catalog, staff, 3)
+    assert read() > 0
+    with catalog.write() as tx:
+        enrolled(tx, staff, 99, HOME)
+    assert read() == 0
+    with catalog.write() as tx:
+        forgetting.forget(tx, staff, "p3")
+    assert read() > 0
