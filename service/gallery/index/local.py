@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -29,6 +29,7 @@ from service.gallery.embeddings import Rows, checked
 from service.gallery.index import building, memory, snapshot
 from service.gallery.index.builder import Builder, Cancelled
 from service.gallery.index.codes import Bits, Layout, Part
+from service.gallery.index.directory import Directory
 from service.gallery.index.files import read_ahead
 from service.gallery.index.flat import Flat
 from service.gallery.index.planner import FEW, Costs, Way
@@ -232,6 +233,7 @@ class LocalIndex:
             StorageError: the disk refuses; it is tried again later.
             Cancelled: the index was closed.
         """
+        self._state.directory.prepare()
         due = self._due()
         if due is None:
             return False
@@ -265,8 +267,8 @@ class LocalIndex:
             log.warning("index of gallery %d is rebuilt from the catalog: %s", self._owner.gallery_pk, error.detail)
         else:
             growing = Flat.empty(self.dim).with_added(found.rows, found.embeddings)
-            return found.header.revision, State(self._layout, sealed, growing)
-        return NEVER, State(self._layout, (), Flat.empty(self.dim))
+            return found.header.revision, State.of(self._layout, sealed, growing)
+        return NEVER, State.of(self._layout, (), Flat.empty(self.dim))
 
     def _opened(self, named: snapshot.Named, bits: Bits) -> Sealed:
         segment = Segment(self._folder / named.name, self._owner)
@@ -323,11 +325,12 @@ class LocalIndex:
             with self._draft() as path:
                 segment, order = building.build(path, self._owner, source, self._places(rows), self._go_on)
                 parts = self._means.parts(segment)
+                directory = self._state.directory.with_last((*self._state.sealed, _whole(segment, parts)))
                 with self._changing:
                     growing = self._state.growing
                     fresh = Flat.empty(self.dim).with_added(*growing.since(before.growing.length))
                     made = _sealed(segment, parts, growing.has(rows[order], before.growing.length))
-                    self._state = State(self._layout, (*self._state.sealed, made), fresh)
+                    self._state = State(self._layout, (*self._state.sealed, made), fresh, directory)
                     self._stuck = False
                     self._changing.notify_all()
                 # Who left meanwhile was written nevertheless.
@@ -337,13 +340,17 @@ class LocalIndex:
 
     def _merge(self, old: tuple[Sealed, ...]) -> None:
         if not any(each.living for each in old):
-            self._put(old, ())
+            with self._changing:
+                rest = self._others(old)
+                self._state = replace(self._state, sealed=rest, directory=Directory(rest))
             self._discard(old)
             return
         source, segments, positions = building.living(old)
         with self._draft() as path:
             segment, order = building.build(path, self._owner, source, self._places(source.rows), self._go_on)
             parts = self._means.parts(segment)
+            directory = Directory((*self._others(old), _whole(segment, parts)))
+            directory.prepare()
             with self._changing:
                 now = {each.segment.path: each.alive for each in self._state.sealed}
                 alive = np.empty(len(order), np.bool_)
@@ -351,15 +358,13 @@ class LocalIndex:
                     here = segments[order] == number
                     alive[here] = now[each.segment.path][positions[order[here]]]
                 made = _sealed(segment, parts, alive)
-                self._put(old, (made,))
+                self._state = replace(self._state, sealed=(*self._others(old), made), directory=directory)
             made.erase_dead()
         self._discard(old)
 
-    def _put(self, old: tuple[Sealed, ...], new: tuple[Sealed, ...]) -> None:
+    def _others(self, old: tuple[Sealed, ...]) -> tuple[Sealed, ...]:
         gone = {each.segment.path for each in old}
-        with self._changing:
-            rest = tuple(each for each in self._state.sealed if each.segment.path not in gone)
-            self._state = State(self._layout, rest + new, self._state.growing)
+        return tuple(each for each in self._state.sealed if each.segment.path not in gone)
 
     def _discard(self, old: tuple[Sealed, ...]) -> None:
         """Delete files that no snapshot names; the others go with the next snapshot."""
@@ -390,7 +395,7 @@ class LocalIndex:
         growing = state.growing
         if self._sealing or growing.length - growing.living <= DEAD * growing.length:
             return state
-        return State(self._layout, state.sealed, Flat.empty(self.dim).with_added(*growing.since()))
+        return replace(state, growing=Flat.empty(self.dim).with_added(*growing.since()))
 
     def _places(self, rows: Rows) -> NDArray[np.generic] | None:
         if self._means.order is None:
@@ -404,6 +409,11 @@ class LocalIndex:
 
 def _sealed(segment: Segment, parts: Sequence[Part], alive: NDArray[np.bool_]) -> Sealed:
     return Sealed(segment, parts, packed(alive), int(alive.sum()))
+
+
+def _whole(segment: Segment, parts: Sequence[Part]) -> Sealed:
+    """A segment as if all of it were alive: a directory may know of the dead, who are told by their segment."""
+    return _sealed(segment, parts, np.ones(len(segment), np.bool_))
 
 
 def _level(living: int, sizes: Sizes) -> int:

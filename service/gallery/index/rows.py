@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import functools
 import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
 import faiss
@@ -68,34 +70,80 @@ def restored(numbers: Numbers, scales: NDArray[np.float32]) -> Vectors:
     return (numbers.astype(np.float32) - _zero(numbers.dtype)) * scales[:, None]
 
 
-def scores(numbers: Numbers, scales: NDArray[np.float32], positions: Positions, probes: Vectors) -> NDArray[np.float32]:
-    """Score the rows at these positions, in any order; several times faster where they lie side by side.
+@dataclass(frozen=True, slots=True, eq=False)
+class Chosen:
+    """Some of a segment's rows.
+
+    Attributes:
+        numbers: all rows of the segment.
+        scales: of all of them.
+        positions: of those that are meant, shape (n,), in rising order, repeats allowed.
+    """
+
+    numbers: Numbers
+    scales: NDArray[np.float32]
+    positions: Positions
+
+
+def scores(chosen: Sequence[Chosen], probes: Vectors) -> NDArray[np.float32]:
+    """Score rows of one segment after the other; faster where they lie side by side.
 
     Args:
-        numbers: all rows.
-        scales: of all rows.
-        positions: shape (n,).
+        chosen: n rows in all.
         probes: shape (m, width).
 
     Returns:
         Cosines, shape (m, n).
     """
-    if not len(positions):
-        return np.empty((len(probes), 0), np.float32)
-    low, end = int(positions.min()), int(positions.max()) + 1
-    if end - low <= CROWDED * len(positions):
-        found = np.empty((len(probes), end - low), np.float32)
-        for first in range(low, end, MOST):
-            _products(numbers[first : min(first + MOST, end)], probes, found[:, first - low : first - low + MOST])
-        found *= scales[low:end]
-        return found[:, positions - low]
-    found = np.empty((len(probes), len(positions)), np.float32)
-    for first in range(0, len(positions), BLOCK):
-        # Bringing rows together lets the processor wait for many of them at once.
-        here = slice(first, first + BLOCK)
-        _products(numbers.take(positions[here], axis=0), probes, found[:, here])
-    found *= scales.take(positions)
+    found = np.empty((len(probes), sum(len(each.positions) for each in chosen)), np.float32)
+    done = 0
+    for block in _blocks(chosen):
+        told = _products(block.numbers, probes)
+        told *= block.scales
+        np.take(told, block.positions, axis=1, out=found[:, done : done + len(block.positions)], mode="clip")
+        done += len(block.positions)
     return found
+
+
+def _blocks(chosen: Sequence[Chosen]) -> Iterator[Chosen]:
+    """The same rows in few pieces that lie together: neighbours as they lie, others brought together.
+
+    That lets the processor wait for many of them at once. A piece is good until the next one is asked for.
+    """
+    room = min(BLOCK, sum(len(each.positions) for each in chosen))
+    brought: Chosen | None = None
+    filled = 0
+    for each in chosen:
+        low, end = (int(each.positions[0]), int(each.positions[-1]) + 1) if len(each.positions) else (0, 0)
+        if end - low <= CROWDED * len(each.positions):
+            if brought is not None and filled:
+                yield _first(brought, filled)
+                filled = 0
+            for first in range(low, end, MOST):
+                last = min(first + MOST, end)
+                some = each.positions[slice(*np.searchsorted(each.positions, (first, last)))]
+                yield Chosen(each.numbers[first:last], each.scales[first:last], some - first)
+            continue
+        if brought is None:
+            shape = (room, each.numbers.shape[1])
+            brought = Chosen(np.empty(shape, each.numbers.dtype), np.empty(room, np.float32), np.arange(room))
+        left = each.positions
+        while len(left):
+            some, left = left[: room - filled], left[room - filled :]
+            here = slice(filled, filled + len(some))
+            # With any other mode numpy writes to a copy first.
+            each.numbers.take(some, axis=0, out=brought.numbers[here], mode="clip")
+            each.scales.take(some, out=brought.scales[here], mode="clip")
+            filled = here.stop
+            if filled == room:
+                yield brought
+                filled = 0
+    if brought is not None and filled:
+        yield _first(brought, filled)
+
+
+def _first(brought: Chosen, count: int) -> Chosen:
+    return Chosen(brought.numbers[:count], brought.scales[:count], brought.positions[:count])
 
 
 @functools.cache
@@ -120,8 +168,9 @@ def _scanner(size: int) -> Any:
     return _own.scanners[size]
 
 
-def _products(numbers: Numbers, probes: Vectors, into: NDArray[np.float32]) -> NDArray[np.float32]:
+def _products(numbers: Numbers, probes: Vectors) -> NDArray[np.float32]:
     """Probes (m, width) . (numbers (n, width) - zero) -> (m, n)."""
+    into = np.empty((len(probes), len(numbers)), np.float32)
     count, size = len(numbers), numbers.shape[1] * numbers.itemsize
     scanner, codes = _scanner(size), faiss.swig_ptr(numbers.view(np.uint8))
     for line, probe in enumerate(probes):

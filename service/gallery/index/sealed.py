@@ -23,7 +23,7 @@ from service.errors import StorageError
 from service.gallery.embeddings import Rows
 from service.gallery.index.codes import Bits, Part
 from service.gallery.index.protocol import Matches
-from service.gallery.index.rows import Positions, Vectors, scores
+from service.gallery.index.rows import Chosen, Positions, Vectors, scores
 from service.gallery.index.segment import Segment, unpacked
 from service.gallery.index.threads import Threads
 
@@ -49,6 +49,9 @@ MANY: Final = 2048
 
 SLICE: Final = 1 << 16
 
+PLACE_BITS: Final = 32
+"""More than a position in a segment takes."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sealed:
@@ -71,15 +74,14 @@ class Sealed:
         """Which of its positions are alive, as flags."""
         return unpacked(self.bits, len(self.segment))
 
-    def without(self, rows: Rows) -> tuple[Sealed, int]:
-        """The moment after rows were removed, each given once, and how many were there."""
-        places = self.find(rows)
-        dead = places[places >= 0]
-        if not len(dead):
-            return self, 0
-        bits = self.bits.copy()
-        np.bitwise_and.at(bits, dead >> 3, ~(np.uint8(1) << (dead & 7).astype(np.uint8)))
-        return replace(self, bits=bits, living=self.living - len(dead)), len(dead)
+    def are_alive(self, positions: Positions) -> NDArray[np.bool_]:
+        """Whether what lies at these positions is alive, shape (n,)."""
+        flags: NDArray[np.bool_] = (self.bits[positions >> 3] >> (positions & 7).astype(np.uint8)) & 1 == 1
+        return flags
+
+    def without(self, positions: Positions) -> Sealed:
+        """The moment after those at these positions were removed, each of whom is alive and given once."""
+        return replace(self, bits=cleared(self.bits, positions), living=self.living - len(positions))
 
     def erase_dead(self) -> None:
         """Overwrite the dead in the file.
@@ -95,17 +97,16 @@ class Sealed:
         except OSError as error:
             raise StorageError(f"what was removed cannot be erased: {error.strerror}") from error
 
-    def find(self, rows: Rows) -> Positions:
-        """Where living rows lie, shape (n,), and -1 for others."""
-        places = self.segment.find(rows)
-        if self.living == len(self.segment):
-            return places
-        alive = (self.bits[places >> 3] >> (places & 7).astype(np.uint8)) & 1
-        return np.where((places >= 0) & (alive == 1), places, -1)
+    def chosen(self, positions: Positions) -> Chosen:
+        """The rows at these positions, which are in rising order."""
+        return Chosen(self.segment.numbers, self.segment.scales, positions)
 
-    def score(self, probes: Vectors, places: Positions) -> NDArray[np.float32]:
-        """Cosines of turned probes with what lies at these positions, (m, n)."""
-        return scores(self.segment.numbers, self.segment.scales, places, probes)
+
+def cleared(bits: Bits, positions: Positions) -> Bits:
+    """A copy in which the bits at these positions are 0."""
+    fresh = bits.copy()
+    np.bitwise_and.at(fresh, positions >> 3, ~(np.uint8(1) << (positions & 7).astype(np.uint8)))
+    return fresh
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -215,15 +216,15 @@ class Scan:
     def _exactly(
         self, probe: Vectors, segments: NDArray[np.int64], places: Positions
     ) -> tuple[Rows, NDArray[np.float32]]:
-        rows, found = np.empty(len(places), np.int64), np.empty(len(places), np.float32)
-        order = np.argsort(segments)
+        order = np.argsort(segments << PLACE_BITS | places)
         edges = np.searchsorted(segments[order], np.arange(len(self._sealed) + 1))
+        rows: list[Rows] = []
+        chosen: list[Chosen] = []
         for number in np.flatnonzero(np.diff(edges)).tolist():
-            some = order[edges[number] : edges[number + 1]]
-            here = places[some]
-            rows[some] = self._sealed[number].segment.rows[here]
-            found[some] = self._sealed[number].score(probe, here)[0]
-        return rows, found
+            here, each = places[order[edges[number] : edges[number + 1]]], self._sealed[number]
+            rows.append(each.segment.rows[here])
+            chosen.append(each.chosen(here))
+        return np.concatenate(rows), scores(chosen, probe)[0]
 
     def _through_all(self, probes: Vectors, matches: Matches) -> Matches:
         k = matches.rows.shape[1]
@@ -236,7 +237,7 @@ class Scan:
             bits = self._bits[number][first // 8 : (first + SLICE) // 8]
             count = min(SLICE, len(self._sealed[number].segment) - first)
             places = first + np.flatnonzero(unpacked(bits, count))
-            return self._sealed[number].segment.rows[places], self._sealed[number].score(probes, places)
+            return self._sealed[number].segment.rows[places], scores([self._sealed[number].chosen(places)], probes)
 
         told = self._threads.each(one, slices)
         rows, found = np.concatenate([each[0] for each in told]), np.concatenate([each[1] for each in told], axis=1)

@@ -40,7 +40,7 @@ from service.gallery.embeddings import Rows
 from service.gallery.index.codes import Bits, Book, Codes, Layout, Trust
 from service.gallery.index.files import read_or_damaged, replacing
 from service.gallery.index.protocol import Owner
-from service.gallery.index.rows import Numbers, Positions, number_type
+from service.gallery.index.rows import Numbers, number_type
 from service.gallery.index.threads import Threads
 
 MAGIC: Final = b"VULTUSSG"
@@ -53,9 +53,6 @@ BLOCK: Final = 1 << 16
 
 ERASED: Final = np.uint64(2**64 - 1)
 """In place of the sums of a row that was erased."""
-
-SPARSE: Final = 4
-"""A table from rows to positions is kept up to this many times the rows that there are."""
 
 Taken = tuple[Rows, Codes, NDArray[np.float32], Numbers]
 """Rows, codes, scales and numbers of some positions."""
@@ -168,17 +165,10 @@ class Segment:
         self._sums = _part(mapped, places.sums, "<u8", (count,))
         self._places = places
         self._erased = np.zeros(-(-count // 8), np.uint8)
-        self._low = int(self.rows.min()) if count else 0
-        self._high = int(self.rows.max()) if count else -1
 
     def __len__(self) -> int:
         """How many vectors, those of the dead included."""
         return len(self.rows)
-
-    @property
-    def span(self) -> tuple[int, int]:
-        """The lowest row, and one more than the highest."""
-        return self._low, self._high + 1
 
     def check(self, alive: NDArray[np.bool_], threads: Threads) -> NDArray[np.bool_]:
         """Compare every living row with its sums, and return who of them was not erased since.
@@ -198,31 +188,6 @@ class Segment:
             if not all(threads.each(sound, range(0, len(self), BLOCK))):
                 raise SnapshotError(f"{self.path.name} is damaged")
         return left
-
-    def find(self, rows: Rows) -> Positions:
-        """Where these rows lie or lay, shape (n,); -1 for those that were never here."""
-        inside = (rows >= self._low) & (rows <= self._high)
-        if len(rows) and inside.all():
-            return self._lookup(rows)
-        found = np.full(len(rows), -1, np.int64)
-        if inside.any():
-            found[inside] = self._lookup(rows[inside])
-        return found
-
-    @functools.cached_property
-    def _lookup(self) -> Callable[[Rows], Positions]:
-        if self._high - self._low < SPARSE * len(self):
-            table = np.full(self._high - self._low + 1, -1, np.int32)
-            table[self.rows - self._low] = np.arange(len(self), dtype=np.int32)
-            return lambda rows: table[rows - self._low].astype(np.int64)
-        order = np.argsort(self.rows).astype(np.int32)
-        ordered = np.array(self.rows[order])
-
-        def look(rows: Rows) -> Positions:
-            places = np.searchsorted(ordered, rows)
-            return np.where(ordered[places] == rows, order[places], -1).astype(np.int64)
-
-        return look
 
     def erase(self, dead: Bits) -> None:
         """Overwrite what the file holds of dead positions, one bit each, unless that was done before.

@@ -22,22 +22,11 @@ def test_a_segment_holds_what_was_given(sealed, unit, threads):
     segment = sealed(30)
     assert segment.check(np.ones(30, np.bool_), threads).all()
     assert segment.rows.tolist() == list(range(100, 130))
-    assert segment.find(np.array([99, 100, 129, 130])).tolist() == [-1, 0, 29, -1]
 
 
 def test_rows_of_a_place_lie_together(sealed):
     segment = sealed(30, places=np.arange(30) % 3)
     assert segment.rows[:10].tolist() == list(range(100, 130, 3))
-    assert segment.find(np.array([101])).tolist() == [10]
-
-
-def test_rows_far_apart_are_found_too(tmp_path, unit):
-    from service.gallery.index import building
-
-    rows = np.array([2**62, 5, 10**9])
-    source = building.growing(OWNER, rows, unit(3), None)
-    segment = building.build(tmp_path / "1.9.segment", OWNER, source, None, lambda: None)[0]
-    assert segment.find(np.array([5, 2**62, 6, 10**9, 0])).tolist() == [1, 0, -1, 2, -1]
 
 
 @pytest.mark.parametrize("length", [0, 1, 15, 16, 100, 300, 2000, -1])
