@@ -10,6 +10,7 @@ From the ground up:
     segment     sealed vectors in a file: codes and rows; `building` makes one, `files` writes it
     devices     where codes are looked through: main memory, GPUs
     sealed      search through segments: coarse scores for all, exact ones for the best
+    directory   where the rows of all segments lie
     state       what an index shows at one moment
     snapshot    an index on disk: what is growing, and which segments there are
     planner     which way to the nearest of given rows is the quickest; `memory` what an index needs

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import count, pairwise
 from typing import Final
 
 import numpy as np
@@ -93,8 +93,8 @@ class State:
         if found:
             chosen = [self.sealed[number].chosen(positions) for number, positions, _ in lying]
             across = turned(probes, self.layout)
-            count = min(threads.count, -(-found // SHARED))
-            shares = [chosen] if count == 1 else _shared(chosen, count)
+            by = min(threads.count, -(-found // SHARED))
+            shares = [chosen] if by == 1 else _shared(chosen, by)
             scored = np.concatenate(threads.each(lambda share: scores(share, across), shares), axis=1)
             told[:, np.concatenate([which for _, _, which in lying])] = scored
         # A row lives in one place, and looking among the growing takes the longest.
@@ -122,15 +122,18 @@ class State:
             return []
         # Sorting numbers takes half the time of sorting places by number.
         keys = np.sort(self.directory.find(rows) << WHICH_BITS | np.arange(len(rows)))
-        edges = np.searchsorted(keys, self.directory.starts << WHICH_BITS)
+        places, everyone = keys >> WHICH_BITS, keys & WHICH
+        starts = self.directory.starts
+        edges = np.searchsorted(places, starts).tolist()
         found = []
-        for number in np.flatnonzero(np.diff(edges)).tolist():
-            some, each = keys[edges[number] : edges[number + 1]], self.sealed[number]
-            positions, which = (some >> WHICH_BITS) - self.directory.starts[number], some & WHICH
-            if each.living < len(each.segment):
-                alive = each.are_alive(positions)
+        for each, start, first, end in zip(count(), starts.tolist(), edges, edges[1:], strict=False):
+            if first == end:
+                continue
+            positions, which = places[first:end] - start, everyone[first:end]
+            if self.sealed[each].living < len(self.sealed[each].segment):
+                alive = self.sealed[each].are_alive(positions)
                 positions, which = positions[alive], which[alive]
-            found.append((number, positions, which))
+            found.append((each, positions, which))
         return found
 
 
@@ -143,7 +146,7 @@ def _shared(chosen: Sequence[Chosen], shares: int) -> list[list[Chosen]]:
             replace(each, positions=each.positions[max(0, first - start) : max(0, last - start)])
             for each, start in zip(chosen, starts, strict=False)
         ]
-        for first, last in itertools.pairwise(edges)
+        for first, last in pairwise(edges)
     ]
 
 
