@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
-from sqlalchemy import JSON, Text, bindparam, cast, func, insert, literal, select, update
+from sqlalchemy import JSON, Select, Text, bindparam, cast, func, insert, literal, select, update
 
 from service.gallery.catalog import Reading, WriteTransaction
 from service.gallery.embeddings import STORED, Embeddings, Rows, checked, from_bytes, to_bytes
@@ -151,53 +151,40 @@ def read(reading: Reading, gallery_pk: int, persons: Iterable[str], dim: int) ->
 
 def keys_of(reading: Reading, gallery_pk: int, persons: Iterable[str]) -> dict[str, int]:
     """Return the keys of those people who exist."""
-    # One text, and not a value each, which SQLAlchemy would name and bind one by one.
-    given = literal(json.dumps(sorted(set(persons))), Text)
-    if reading.connection.dialect.name == "sqlite":
-        each = func.json_each(given).table_valued("value")
-    else:
-        each = func.json_array_elements_text(cast(given, JSON)).table_valued("value")
     query = select(people.c.person, people.c.pk).where(
-        people.c.gallery_pk == gallery_pk, people.c.person.in_(select(each.c.value))
+        people.c.gallery_pk == gallery_pk, people.c.person.in_(_any_of(reading, persons))
     )
-    return {str(row.person): int(row.pk) for row in reading.connection.execute(query)}
+    return {str(person): int(pk) for person, pk in reading.connection.execute(query)}
 
 
 def enrolled(reading: Reading, gallery_pk: int, digests: Iterable[str]) -> dict[tuple[str, str], str]:
     """Return which of these photos are enrolled, and for whom: (digest, person) to face."""
-    found: dict[tuple[str, str], str] = {}
-    for part in _parts(sorted(set(digests))):
-        query = (
-            select(templates.c.photo_digest, people.c.person, templates.c.face)
-            .join_from(templates, people, templates.c.person_pk == people.c.pk)
-            .where(templates.c.gallery_pk == gallery_pk, templates.c.photo_digest.in_(part))
-        )
-        found |= {(digest, person): face for digest, person, face in reading.connection.execute(query)}
-    return found
+    query = (
+        select(templates.c.photo_digest, people.c.person, templates.c.face)
+        .join_from(templates, people, templates.c.person_pk == people.c.pk)
+        .where(templates.c.gallery_pk == gallery_pk, templates.c.photo_digest.in_(_any_of(reading, digests)))
+    )
+    return {(digest, person): face for digest, person, face in reading.connection.execute(query)}
 
 
 def full(reading: Reading, gallery_pk: int, persons: Iterable[str], limit: int) -> set[str]:
     """Return which of these people have as many faces as are kept, or more."""
-    found: set[str] = set()
-    for part in _parts(sorted(set(persons))):
-        query = select(people.c.person).where(
-            people.c.gallery_pk == gallery_pk, people.c.person.in_(part), people.c.faces >= limit
-        )
-        found |= set(reading.connection.execute(query).scalars())
-    return found
+    query = select(people.c.person).where(
+        people.c.gallery_pk == gallery_pk, people.c.person.in_(_any_of(reading, persons)), people.c.faces >= limit
+    )
+    return set(reading.connection.execute(query).scalars())
 
 
 def refused(reading: Reading, gallery_pk: int, digests: Iterable[str], rule: str) -> dict[tuple[str, str], Refusal]:
     """Return which of these photos were refused under this rule, by (digest, person)."""
-    found: dict[tuple[str, str], Refusal] = {}
     kept = [refusals.c[each.name] for each in dataclasses.fields(Refusal)]
-    for part in _parts(sorted(set(digests))):
-        query = select(*kept).where(
-            refusals.c.gallery_pk == gallery_pk, refusals.c.photo_digest.in_(part), refusals.c.rule == rule
-        )
-        for row in reading.connection.execute(query):
-            found[row.photo_digest, row.person] = Refusal(*row)
-    return found
+    query = select(*kept).where(
+        refusals.c.gallery_pk == gallery_pk,
+        refusals.c.photo_digest.in_(_any_of(reading, digests)),
+        refusals.c.rule == rule,
+    )
+    found = [Refusal(*row) for row in reading.connection.execute(query)]
+    return {(each.photo_digest, each.person): each for each in found}
 
 
 def remember(tx: WriteTransaction, gallery_pk: int, given: Sequence[Refusal]) -> None:
@@ -380,6 +367,16 @@ def _fused(tx: WriteTransaction, concerned: Mapping[str, Owner]) -> dict[str, Em
 PERSON_FIELDS = tuple(each.name for each in dataclasses.fields(PersonFields))
 
 
-def _parts(values: Sequence[str] | Sequence[int]) -> Iterable[Sequence[str] | Sequence[int]]:
+def _any_of(reading: Reading, texts: Iterable[str]) -> Select[tuple[str]]:
+    """These texts as a subquery: one value, where SQLAlchemy would name and bind each of a list by itself."""
+    given = literal(json.dumps(sorted(set(texts))), Text)
+    if reading.connection.dialect.name == "sqlite":
+        each = func.json_each(given).table_valued("value")
+    else:
+        each = func.json_array_elements_text(cast(given, JSON)).table_valued("value")
+    return select(each.c.value)
+
+
+def _parts(values: Sequence[int]) -> Iterable[Sequence[int]]:
     for first in range(0, len(values), AT_ONCE):
         yield values[first : first + AT_ONCE]

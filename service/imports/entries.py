@@ -7,7 +7,17 @@ import io
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
-from service.errors import LowQualityError, NoFaceError, PhotoError, SeveralFacesError, TooManyFacesError
+from service.errors import (
+    DuplicatePhotoError,
+    GalleryFullError,
+    LowQualityError,
+    NoFaceError,
+    PhotoError,
+    PhotoUnreadableError,
+    SeveralFacesError,
+    TooManyFacesError,
+)
+from service.gallery.bulk import Refusal
 from service.gallery.imports import Row
 from service.gallery.records import PersonFields
 
@@ -108,6 +118,38 @@ class Done(NamedTuple):
     def row(self) -> Row:
         """The outcome as it is kept."""
         return list(self)
+
+
+def invalid(entry: Entry) -> Done:
+    """The line of a row that cannot be used."""
+    code, detail = entry.fault or ("", "")
+    outcome: Outcome = "unreadable" if code == PhotoUnreadableError.code else "invalid"
+    return Done(entry.photo, entry.person, outcome, code, detail)
+
+
+def duplicate(entry: Entry, face: str) -> Done:
+    """The line of a photo that is its person's `face` already."""
+    detail = "this person has a face from the same photo already"
+    return Done(entry.photo, entry.person, "duplicate", DuplicatePhotoError.code, detail, face)
+
+
+def over_limit(entry: Entry, limit: int) -> Done:
+    """The line of a photo of somebody who has as many faces as are kept."""
+    detail = f"a person keeps at most {limit} faces"
+    return Done(entry.photo, entry.person, "over_limit", GalleryFullError.code, detail)
+
+
+def refused(entry: Entry, refusal: Refusal, rival: str = "") -> Done:
+    """The line of a photo that was refused, now or before; `rival` is the person that it resembles."""
+    return Done(
+        entry.photo,
+        entry.person,
+        refusal.outcome,  # type: ignore[arg-type] # one of them, as it was when it was kept
+        refusal.code,
+        refusal.detail,
+        resembles=rival,
+        similarity=refusal.similarity,
+    )
 
 
 def outcome_of(error: PhotoError) -> Outcome:

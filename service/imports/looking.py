@@ -18,10 +18,10 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from service.errors import InvalidEmbeddingError, PhotoError
-from service.gallery import bulk
+from service.gallery import bulk, galleries
 from service.gallery.embeddings import STORED, TOLERANCE
 from service.gallery.records import GalleryRecord
-from service.imports.entries import Entry
+from service.imports.entries import Done, Entry, duplicate, invalid, over_limit, refused
 from service.imports.helpers import Helpers
 from service.imports.manifests import QUALITY
 from service.imports.paths import read
@@ -41,12 +41,16 @@ class Seen(NamedTuple):
         digest: of the photo, empty where it could not be read.
         sight: what the photo shows; None where a look was spared.
         refusal: what was decided about the photo before.
+        line: what becomes of the row in a gallery of this `revision`, where nothing has to be looked at for that.
+        revision: see there.
     """
 
     entry: Entry
     digest: str = ""
     sight: Sight | None = None
     refusal: bulk.Refusal | None = None
+    line: Done | None = None
+    revision: int = -1
 
 
 Vector = np.ndarray[tuple[int], np.dtype[np.float32]]
@@ -162,23 +166,32 @@ class Looking:
         return Photo(path, crop=self.gallery.keep_crops)
 
     def _unknown(self, seen: list[Seen], wanted: Sequence[int]) -> list[int]:
-        """The places that must be looked at; what was decided before is noted in `seen`."""
+        """The places that must be looked at; what is known of the others is noted in `seen`."""
         gallery, limit = self.gallery.pk, self.product.policy.faces_per_person
         with self.product.catalog.read() as reading:
-            enrolled = bulk.enrolled(reading, gallery, {seen[place].digest for place in wanted})
+            revision = galleries.by_pk(reading, gallery).revision
+            enrolled = bulk.enrolled(reading, gallery, [seen[place].digest for place in wanted])
             rest = [place for place in wanted if (seen[place].digest, seen[place].entry.person) not in enrolled]
-            refused = bulk.refused(reading, gallery, {seen[place].digest for place in rest}, self.rule)
-            full = bulk.full(reading, gallery, {seen[place].entry.person for place in rest}, limit)
+            refusals = bulk.refused(reading, gallery, [seen[place].digest for place in rest], self.rule) if rest else {}
+            full = bulk.full(reading, gallery, [seen[place].entry.person for place in rest], limit) if rest else set()
         unknown = []
-        for place in rest:
-            digest, person = seen[place].digest, seen[place].entry.person
-            refusal = refused.get((digest, "")) or refused.get((digest, person))
-            if person in full:
-                continue
-            if refusal is not None:
-                seen[place] = seen[place]._replace(refusal=refusal)
-                continue
-            unknown.append(place)
+        for place, (entry, digest, sight, *_) in enumerate(seen):
+            line = refusal = None
+            if entry.fault is not None:
+                line = invalid(entry)
+            elif sight is None:
+                face = enrolled.get((digest, entry.person))
+                if face is not None:
+                    line = duplicate(entry, face)
+                elif entry.person in full:
+                    line = over_limit(entry, limit)
+                else:
+                    refusal = refusals.get((digest, "")) or refusals.get((digest, entry.person))
+                    if refusal is None:
+                        unknown.append(place)
+                    elif refusal.rival_pk is None:
+                        line = refused(entry, refusal)
+            seen[place] = seen[place]._replace(refusal=refusal, line=line, revision=revision)
         return unknown
 
 

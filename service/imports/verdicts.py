@@ -13,7 +13,6 @@ from typing import Final
 
 import numpy as np
 
-from service.errors import DuplicatePhotoError, GalleryFullError, PhotoUnreadableError
 from service.gallery.bulk import Addition, Newcomers, Owner, Refusal
 from service.gallery.catalog import WriteTransaction
 from service.gallery.embeddings import Embeddings
@@ -21,7 +20,7 @@ from service.gallery.people import Indexed, by_pks
 from service.gallery.records import GalleryRecord, NewTemplate
 from service.gallery.view import GalleryView
 from service.identify.decision import threshold
-from service.imports.entries import Done, Outcome, outcome_of
+from service.imports.entries import Done, duplicate, invalid, outcome_of, over_limit, refused
 from service.imports.looking import Seen
 from service.imports.sight import Sight
 from service.recognition.product import Product
@@ -108,6 +107,12 @@ class LookAlikes:
         return self._alike.get(place, ())
 
 
+def settled(seen: Sequence[Seen], revision: int) -> Verdicts | None:
+    """What becomes of rows that change nothing in a gallery of this revision; None where one must be decided about."""
+    lines = [item.line for item in seen if item.line is not None and item.revision == revision]
+    return Verdicts(lines) if len(lines) == len(seen) else None
+
+
 def decide(
     tx: WriteTransaction,
     seen: Sequence[Seen],
@@ -148,7 +153,7 @@ def _alone(seen: Sequence[Seen], owners: Mapping[str, Owner]) -> list[int]:
     rows = Counter([item.entry.person for item in seen])
     return [
         place
-        for place, (entry, _, sight, refusal) in enumerate(seen)
+        for place, (entry, _, sight, refusal, *_) in enumerate(seen)
         if rows[entry.person] == 1
         and entry.fault is None
         and entry.person not in owners
@@ -219,13 +224,11 @@ class _Court:
         """What becomes of a row whatever its photo shows."""
         entry = item.entry
         if entry.fault is not None:
-            return Done(entry.photo, entry.person, _of_fault(entry.fault[0]), *entry.fault)
+            return invalid(entry)
         if item.digest in owner.photos:
-            detail, face = "this person has a face from the same photo already", owner.photos[item.digest]
-            return Done(entry.photo, entry.person, "duplicate", DuplicatePhotoError.code, detail, face)
+            return duplicate(entry, owner.photos[item.digest])
         if item.digest and len(owner.embeddings) >= self._limit:
-            detail = f"a person keeps at most {self._limit} faces"
-            return Done(entry.photo, entry.person, "over_limit", GalleryFullError.code, detail)
+            return over_limit(entry, self._limit)
         return None if item.refusal is None else self._again(item, item.refusal)
 
     def _by_face(self, place: int, item: Seen, owner: Owner) -> Done:
@@ -255,15 +258,7 @@ class _Court:
     def _refused(self, item: Seen, refusal: Refusal, *, new: bool = True, rival: str = "") -> Done:
         if new and refusal.photo_digest:
             self.verdicts.refusals.append(refusal)
-        return Done(
-            item.entry.photo,
-            item.entry.person,
-            refusal.outcome,  # type: ignore[arg-type] # one of them, as it was when it was kept
-            refusal.code,
-            refusal.detail,
-            resembles=rival,
-            similarity=refusal.similarity,
-        )
+        return refused(item.entry, refusal, rival)
 
     def _for_another(self, item: Seen, rival: str, pk: int | None, similarity: float) -> Done:
         detail = "the face is more like another person's"
@@ -318,7 +313,3 @@ class _Court:
     def _fused(self, owner: Owner) -> Embeddings:
         quality = np.array(owner.quality, np.float32)
         return np.asarray(self._tx.fuse(np.stack(owner.embeddings), quality), np.float32)
-
-
-def _of_fault(code: str) -> Outcome:
-    return "unreadable" if code == PhotoUnreadableError.code else "invalid"

@@ -41,7 +41,7 @@ from service.imports.paths import Root
 from service.imports.rate import Rate
 from service.imports.sight import Setup
 from service.imports.sources import Source, source_of
-from service.imports.verdicts import LookAlikes, UnseenError, decide
+from service.imports.verdicts import LookAlikes, UnseenError, decide, settled
 from service.recognition.product import Product
 
 
@@ -347,15 +347,18 @@ class Worker:
 
         def keep() -> bulk.Added | None:
             with product.catalog.write() as tx:
-                if galleries.by_pk(tx, gallery.pk).model_digest != gallery.model_digest:
+                now = galleries.by_pk(tx, gallery.pk)
+                if now.model_digest != gallery.model_digest:
                     raise GalleryModelError(f"gallery {gallery.name!r} has moved to another model")
                 before = imports.hold_counts(tx, job.pk)
-                persons = {item.entry.person for item in seen if item.entry.fault is None}
-                owners = bulk.read(tx, gallery.pk, persons, gallery.dim)
-                verdicts = decide(tx, seen, owners, dim=gallery.dim, limit=limit, rule=self._rule, alike=rivals)
-                added = bulk.add(tx, gallery, owners, verdicts.additions, verdicts.newcomers)
-                keys = bulk.keys_of(tx, gallery.pk, verdicts.rivals.values())
-                bulk.remember(tx, gallery.pk, verdicts.refusals_with(keys))
+                verdicts, added = settled(seen, now.revision), None
+                if verdicts is None:
+                    persons = {item.entry.person for item in seen if item.entry.fault is None}
+                    owners = bulk.read(tx, gallery.pk, persons, gallery.dim)
+                    verdicts = decide(tx, seen, owners, dim=gallery.dim, limit=limit, rule=self._rule, alike=rivals)
+                    added = bulk.add(tx, gallery, owners, verdicts.additions, verdicts.newcomers)
+                    keys = bulk.keys_of(tx, gallery.pk, verdicts.rivals.values())
+                    bulk.remember(tx, gallery.pk, verdicts.refusals_with(keys))
                 imports.decided(
                     tx,
                     first.shard,
