@@ -78,9 +78,14 @@ class GalleryView:
         """How many people can be found."""
         return len(self._index)
 
-    def search(self, probes: ArrayLike, k: int, among: Rows | None = None) -> Matches:
+    @property
+    def scan_share(self) -> float:
+        """See `VectorIndex.scan_share`."""
+        return self._index.scan_share
+
+    def search(self, probes: ArrayLike, k: int, without: Rows | None = None) -> Matches:
         """See `VectorIndex.search`."""
-        return self._index.search(probes, k, among)
+        return self._index.search(probes, k, without)
 
     def score(self, probes: ArrayLike, rows: Rows) -> NDArray[np.float32]:
         """See `VectorIndex.score`."""

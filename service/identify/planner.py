@@ -33,8 +33,8 @@ from service.identify.prior import Habits
 Numbers = NDArray[np.float64]
 Rows = NDArray[np.int64]
 
-SCAN_COST: Final = 0.25
-"""Cost of a row of a full scan, which runs through memory in order, against one that is scored by its number."""
+SCAN_SHARE: Final = 0.25
+"""Cost of a row where everybody is searched, against one that is scored by its number, where nothing was measured."""
 
 GALLERY: Final = "gallery"
 """The tier of everybody."""
@@ -119,13 +119,18 @@ class Found:
     stopped: bool
 
 
-def in_order(tiers: Sequence[Tier], budget: Budget) -> list[Tier]:
+def in_order(tiers: Sequence[Tier], budget: Budget, scan_share: float = SCAN_SHARE) -> list[Tier]:
     """The tiers by how many mates each finds for its cost, those dearer than a full scan left out.
 
     A tier finds its mate with the probability that the visitor is in it, times that of a mate passing the threshold.
+
+    Args:
+        tiers: in no order.
+        budget: thresholds of the context.
+        scan_share: what a row of a full scan costs, over one that is scored by its number, as the index measured it.
     """
     mass = budget.prior.enrolled
-    scan = budget.scales.far.found(budget.least) * mass / max(SCAN_COST * budget.prior.residents.people, 1.0)
+    scan = budget.scales.far.found(budget.least) * mass / max(scan_share * budget.prior.residents.people, 1.0)
     worth = []
     for tier in tiers:
         if len(tier.rows):

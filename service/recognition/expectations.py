@@ -141,7 +141,9 @@ class Expectations:
         self._plans: OrderedDict[tuple[int, str | None, str | None], _Plan] = OrderedDict()
         self._lock = threading.Lock()
 
-    def of(self, gallery_pk: int, context: Context, alpha: float, *, insist: bool, now: datetime) -> Expected:
+    def of(
+        self, gallery_pk: int, context: Context, alpha: float, *, insist: bool, now: datetime, scan_share: float
+    ) -> Expected:
         """Who is expected in a context. Blocks.
 
         A request that brings digits spends one share of the rate and the one before it, that asked for them, the rest;
@@ -153,6 +155,7 @@ class Expectations:
             alpha: the rate that the answer shall stand for.
             insist: see `share_out`.
             now: the moment of the request.
+            scan_share: what a search of everybody costs; see `planner.in_order`.
 
         Raises:
             FpirNotSupportedError: the caller insists on a rate that the calibration cannot vouch for.
@@ -172,7 +175,7 @@ class Expectations:
         if claim is None and matches is None and evidence is None:
             if (share, insist) not in plan.budgets:
                 plan.budgets[share, insist] = self._expected(
-                    gallery_pk, plan.prior, plan, plan.tiers, alpha, share, insist, asking, None
+                    gallery_pk, plan.prior, plan, plan.tiers, alpha, share, insist, asking, None, scan_share
                 )
             return plan.budgets[share, insist]
         before, tiers, local = plan.prior, plan.tiers, plan.local
@@ -185,7 +188,17 @@ class Expectations:
             before = digits_given(before, matches, len(context.digits), plan.habits)
             tiers = (Tier("digits", matches), *tiers)
         return self._expected(
-            gallery_pk, before, plan, tiers, alpha, share, insist, asking and matches is None, matches, local
+            gallery_pk,
+            before,
+            plan,
+            tiers,
+            alpha,
+            share,
+            insist,
+            asking and matches is None,
+            matches,
+            scan_share,
+            local,
         )
 
     def scenes(self, gallery_pk: int, *, now: datetime) -> tuple[list[Scene], Residents]:
@@ -217,13 +230,14 @@ class Expectations:
         insist: bool,  # noqa: FBT001 (private, handed through)
         asking: bool,  # noqa: FBT001 (the same)
         matches: Rows | None,
+        scan_share: float,
         local: NDArray[np.bool_] | None = None,
     ) -> Expected:
         limits = floors(alpha, before.residents.people, matches)
         scales = self._scales(gallery_pk, before, plan.local if local is None else local, alpha)
         budget = share_out(before, scales, share, limits, insist=insist)
         stated = alpha if budget.fpir <= share else min(1.0, budget.fpir + alpha - share)
-        return Expected(stated, budget, in_order(tiers, budget), DIGITS if asking else 0, plan.habits)
+        return Expected(stated, budget, in_order(tiers, budget, scan_share), DIGITS if asking else 0, plan.habits)
 
     def _scales(self, gallery_pk: int, before: Prior, local: NDArray[np.bool_], alpha: float) -> Scales:
         """What cosines mean near and far, by the calibrations that can vouch for the rate."""

@@ -171,7 +171,9 @@ async def identify(
     else:
         now = datetime.now(UTC)
         expected = await product.stored(
-            lambda: product.expectations.of(record.pk, context, rate, insist=insist, now=now)
+            lambda: product.expectations.of(
+                record.pk, context, rate, insist=insist, now=now, scan_share=view.scan_share
+            )
         )
     shown, probes, taken = await _probes(product, photo, embedding, seen, retake)
     if plain:
@@ -324,8 +326,8 @@ def _expected(
         return scores
 
     def search(k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        found = view.search(probe[None], k + len(gone))
-        living = (found.rows[0] >= 0) & ~np.isin(found.rows[0], gone)
+        found = view.search(probe[None], k, without=gone)
+        living = found.rows[0] >= 0
         return found.rows[0][living], found.scores[0][living]
 
     found = look(expected.budget, rule, expected.habits, expected.tiers, score, search, top=top)

@@ -58,8 +58,8 @@ def calibration():
 def expect(catalog, staff, calibration):
     expectations = Expectations(catalog, CatalogVisits(), Calibrated(calibration), Habits(), Gravity())
 
-    def expected(alpha=0.01, now=NOW, **context):
-        return expectations.of(staff, Context(**context), alpha, insist=True, now=now)
+    def expected(alpha=0.01, now=NOW, scan_share=0.25, **context):
+        return expectations.of(staff, Context(**context), alpha, insist=True, now=now, scan_share=scan_share)
 
     return expected
 
@@ -93,6 +93,15 @@ def test_the_plan_is_kept_until_something_changes(catalog, staff, expect):
     assert expect(device="gate") is first
     visited(catalog, staff, 3)
     assert expect(device="gate") is not first
+
+
+def test_where_a_search_of_everybody_is_cheap_only_likely_tiers_come_before_it(catalog, staff, expect):
+    visited(catalog, staff, 3, times=40)
+    dear, cheap = (
+        expect(device="gate", scan_share=share, alpha=alpha) for share, alpha in ((10.0, 0.01), (0.04, 0.02))
+    )
+    assert "region" in [tier.name for tier in dear.tiers]
+    assert "region" not in [tier.name for tier in cheap.tiers]
 
 
 def test_the_next_day_is_planned_anew(catalog, staff, expect):
@@ -141,7 +150,7 @@ def test_travels_that_were_seen_bring_far_people_nearer(catalog, staff, expect):
     again = Expectations(
         catalog, CatalogVisits(), Calibrated(fit(np.full(9, 0.6), np.linspace(-0.3, 0.3, 90))), Habits(), Gravity()
     )
-    found = again.of(staff, Context(cell=HOME), 0.5, insist=False, now=NOW)
+    found = again.of(staff, Context(cell=HOME), 0.5, insist=False, now=NOW, scan_share=0.25)
     assert found.budget.prior.of(np.array([key(catalog, staff, 13)]))[0] > before
 
 
@@ -252,7 +261,7 @@ def test_who_is_enrolled_elsewhere_makes_nobody_read_the_visits_again(catalog, s
 
     def read():
         before = visits.read
-        expectations.of(staff, Context(device="gate"), 0.01, insist=True, now=NOW)
+        expectations.of(staff, Context(device="gate"), 0.01, insist=True, now=NOW, scan_share=0.25)
         return visits.read - before
 
     visited(catalog, staff, 3)

@@ -13,7 +13,7 @@ From the ground up:
     directory   where the rows of all segments lie
     state       what an index shows at one moment
     snapshot    an index on disk: what is growing, and which segments there are
-    planner     which way to the nearest of given rows is the quickest; `memory` what an index needs
+    planner     what searches and scores were measured to cost; `memory` what an index needs
     local       an index of this process; `builder` the thread that seals and merges, `indexes` all of them
     milvus, milvus_server, marks
                 an index kept by a Milvus server

@@ -90,6 +90,11 @@ class Flat:
         alive[dead] = False
         return replace(self, living=self.living - len(dead), _alive=alive), len(dead)
 
+    @property
+    def rows(self) -> Rows:
+        """The living, the longest there first."""
+        return self._rows[: self.length][self._alive]
+
     def since(self, length: int = 0) -> tuple[Rows, Embeddings]:
         """The living from a place on, as copies, the longest there first."""
         places = length + np.flatnonzero(self._alive[length:])

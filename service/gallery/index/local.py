@@ -32,8 +32,8 @@ from service.gallery.index.codes import Bits, Layout, Part
 from service.gallery.index.directory import Directory
 from service.gallery.index.files import read_ahead
 from service.gallery.index.flat import Flat
-from service.gallery.index.planner import FEW, Costs, Way
-from service.gallery.index.protocol import NEVER, NOBODY, Matches, Owner
+from service.gallery.index.planner import ENOUGH, Costs, Way
+from service.gallery.index.protocol import NEVER, Matches, Owner
 from service.gallery.index.sealed import Sealed
 from service.gallery.index.segment import Segment, packed, unpacked
 from service.gallery.index.state import State
@@ -166,34 +166,35 @@ class LocalIndex:
             self._means.builder.ask(self)
         return removed
 
-    def search(self, probes: ArrayLike, k: int, among: Rows | None = None) -> Matches:
+    @property
+    def scan_share(self) -> float:
+        """See `VectorIndex.scan_share`."""
+        self._measure()
+        return self._costs.scan_share
+
+    def search(self, probes: ArrayLike, k: int, without: Rows | None = None) -> Matches:
         """See `VectorIndex.search`."""
         vectors, state, threads = checked(probes, self.dim), self._state, self._means.threads
-        if among is None:
-            return state.search(vectors, k, threads)
-        rows = np.unique(np.asarray(among, dtype=np.int64))
-        if not self._measured and state.sealed:
-            self._measure(state)
-        way = self._costs.choose(len(rows), state.living)
+        rows = np.unique(np.asarray(() if without is None else without, dtype=np.int64))
+        way: Way = self._costs.past(len(rows)) if len(rows) else "full"
         began = time.perf_counter()
-        if way == "direct":
-            matches = state.best(vectors, k, rows, threads)
-        elif way == "filtered":
-            matches = state.search_among(vectors, k, rows, threads)
+        if way == "filtered":
+            matches = state.search_without(vectors, k, rows, threads)
         else:
-            matches = _only(state.search(vectors, k + FEW, threads), rows, k)
-            if (matches.rows == NOBODY).any():
-                # More others came first than there should be, for rows are given that are not there.
-                matches = state.search_among(vectors, k, rows, threads)
+            matches = state.search(vectors, k + len(rows), threads)
+            matches = matches.past(rows, k) if len(rows) else matches
         if len(vectors):
-            rows_read = len(rows) if way == "direct" else state.living
-            self._costs.learn(way, (time.perf_counter() - began) / len(vectors), rows_read)
+            self._costs.learn(way, (time.perf_counter() - began) / len(vectors), state.living)
         return matches
 
     def score(self, probes: ArrayLike, rows: Rows) -> NDArray[np.float32]:
         """See `VectorIndex.score`."""
-        keys = np.asarray(rows, dtype=np.int64)
-        return self._state.score(checked(probes, self.dim), keys, self._means.threads)
+        vectors, keys = checked(probes, self.dim), np.asarray(rows, dtype=np.int64)
+        began = time.perf_counter()
+        scores = self._state.score(vectors, keys, self._means.threads)
+        if len(vectors):
+            self._costs.learn("direct", (time.perf_counter() - began) / len(vectors), len(keys))
+        return scores
 
     def keep(self, revision: int) -> None:
         """See `VectorIndex.keep`."""
@@ -234,6 +235,7 @@ class LocalIndex:
             Cancelled: the index was closed.
         """
         self._state.directory.prepare()
+        self._measure()
         due = self._due()
         if due is None:
             return False
@@ -279,14 +281,17 @@ class LocalIndex:
         sealed.erase_dead()
         return sealed
 
-    def _measure(self, state: State) -> None:
+    def _measure(self) -> None:
         """Learn what each way costs here, by going each way once."""
+        state, threads = self._state, self._means.threads
+        rows = np.unique(state.sample(TRIED))
+        if self._measured or len(rows) < ENOUGH:
+            return
         self._measured = True
-        threads, rows = self._means.threads, state.sealed[0].segment.rows[:TRIED]
         probe = np.eye(1, self.dim, dtype=np.float32)
         ways: dict[Way, tuple[Callable[[], object], int]] = {
-            "direct": (lambda: state.best(probe, 1, rows, threads), len(rows)),
-            "filtered": (lambda: state.search_among(probe, 1, rows, threads), state.living),
+            "direct": (lambda: state.score(probe, rows, threads), len(rows)),
+            "filtered": (lambda: state.search_without(probe, 1, rows, threads), state.living),
             "full": (lambda: state.search(probe, 1, threads), state.living),
         }
         for way, (go, read) in ways.items():
@@ -422,13 +427,3 @@ def _level(living: int, sizes: Sizes) -> int:
     while living >= sizes.growing * sizes.fan ** (level + 1):
         level += 1
     return level
-
-
-def _only(matches: Matches, rows: Rows, k: int) -> Matches:
-    """The first k of each probe that are among these rows."""
-    kept = Matches.none(len(matches.rows), k)
-    for line, among in enumerate(np.isin(matches.rows, rows)):
-        these = np.flatnonzero(among)[:k]
-        kept.rows[line, : len(these)] = matches.rows[line, these]
-        kept.scores[line, : len(these)] = matches.scores[line, these]
-    return kept

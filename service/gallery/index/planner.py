@@ -1,8 +1,8 @@
-"""Which way to the nearest of some given rows is the quickest, by what each way was measured to cost here.
+"""What the ways to the nearest were measured to cost here, and which one is the quickest.
 
-direct     score exactly the rows given: by the row, and nothing else
-filtered   look through all codes, those of others masked out: by the size of the index
-full       look through all codes, and pass over the few who are not among the given
+direct     score some rows, each by its number: a tier of candidates, where `identify.planner` finds that worth it
+full       look through all codes, and pass over the few found who do not count
+filtered   look through all codes, those who do not count masked out
 """
 
 from __future__ import annotations
@@ -15,6 +15,12 @@ Way = Literal["direct", "filtered", "full"]
 FEW: Final = 64
 """Most rows that a full search passes over."""
 
+ENOUGH: Final = 256
+"""Rows that must be scored together to tell what one costs: fewer tell of what every call costs."""
+
+GUESSED: Final[dict[Way, float]] = {"direct": 4e-7, "filtered": 1.2e-7, "full": 1e-7}
+"""What a small gallery takes, before anything was measured."""
+
 WEIGHT: Final = 0.1
 """Of a new measurement against those before it."""
 
@@ -24,23 +30,24 @@ class Costs:
     """Seconds a row of each way, learnt from searches as they run; an index goes each way once before it chooses.
 
     Attributes:
-        seconds: cost of a row given (direct), or of a row of the index (the others).
+        seconds: cost of a row that is scored (direct), or of a row of the index (the others).
     """
 
-    seconds: dict[Way, float] = field(default_factory=lambda: {"direct": 4e-7, "filtered": 5e-9, "full": 5e-9})
+    seconds: dict[Way, float] = field(default_factory=lambda: dict(GUESSED))
+
+    @property
+    def scan_share(self) -> float:
+        """See `VectorIndex.scan_share`."""
+        return self.seconds["full"] / self.seconds["direct"]
 
     def learn(self, way: Way, seconds: float, rows: int) -> None:
         """Take a measurement into account, one that came about by waiting for others the less."""
-        if rows:
+        if rows >= (ENOUGH if way == "direct" else 1):
             before = self.seconds[way]
             self.seconds[way] = before + WEIGHT * (min(seconds / rows, 4 * before) - before)
 
-    def choose(self, given: int, total: int) -> Way:
-        """The quickest way to the nearest of `given` rows among `total`."""
-        costs: dict[Way, float] = {
-            "direct": given * self.seconds["direct"],
-            "filtered": total * self.seconds["filtered"],
-        }
-        if total - given <= FEW:
-            costs["full"] = total * self.seconds["full"]
-        return min(costs, key=lambda way: costs[way])
+    def past(self, without: int) -> Way:
+        """The quickest way to the nearest, so many rows not counting."""
+        if without <= FEW and self.seconds["full"] <= self.seconds["filtered"]:
+            return "full"
+        return "filtered"

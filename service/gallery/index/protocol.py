@@ -39,16 +39,14 @@ class Matches:
         """Nobody at all."""
         return cls(np.full((probes, k), NOBODY, dtype=np.int64), np.full((probes, k), -np.inf, dtype=np.float32))
 
-    @classmethod
-    def best(cls, rows: Rows, scores: NDArray[np.float32], k: int) -> Matches:
-        """The k best of rows (n,), each given once, by their scores (m, n); NaN for rows that are not there."""
-        matches = cls.none(len(scores), k)
-        found = min(k, len(rows))
-        order = np.argsort(np.where(np.isnan(scores), np.inf, -scores), axis=1)[:, :found]
-        told = np.take_along_axis(scores, order, axis=1)
-        matches.rows[:, :found] = np.where(np.isnan(told), NOBODY, rows[order])
-        matches.scores[:, :found] = np.where(np.isnan(told), -np.inf, told)
-        return matches
+    def past(self, rows: Rows, k: int) -> Matches:
+        """The first k of each probe that are not among these rows."""
+        left = Matches.none(len(self.rows), k)
+        for line, counts in enumerate(~np.isin(self.rows, rows)):
+            these = np.flatnonzero(counts)[:k]
+            left.rows[line, : len(these)] = self.rows[line, these]
+            left.scores[line, : len(these)] = self.scores[line, these]
+        return left
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,13 +98,17 @@ class VectorIndex(Protocol):
     def remove(self, rows: Rows) -> int:
         """Remove rows, shape (n,); those that do not exist are passed over. Returns how many were there."""
 
-    def search(self, probes: ArrayLike, k: int, among: Rows | None = None) -> Matches:
+    @property
+    def scan_share(self) -> float:
+        """What a row costs where everybody is searched, over one that is scored by its number, as measured here."""
+
+    def search(self, probes: ArrayLike, k: int, without: Rows | None = None) -> Matches:
         """Find the `k` nearest of each probe.
 
         Args:
             probes: unit vectors, shape (m, dim).
             k: may be 0 or larger than the index.
-            among: only these rows count, shape (n,), in no order; None counts all.
+            without: these rows do not count, shape (n,), in no order, whether they are here or not; None counts all.
 
         Raises:
             InvalidEmbeddingError: as in `add`.

@@ -129,20 +129,20 @@ class Scan:
 
     Args:
         sealed: the segments.
-        wanted: for each the positions that count; None counts the living.
         threads: share the work.
     """
 
-    def __init__(self, sealed: Sequence[Sealed], wanted: Sequence[Bits] | None, threads: Threads) -> None:
+    def __init__(self, sealed: Sequence[Sealed], threads: Threads) -> None:
         self._sealed = sealed
         self._threads = threads
         self._units = [(number, part) for number, each in enumerate(sealed) for part in each.parts]
-        self._bits = wanted if wanted is not None else [each.bits for each in sealed]
-        whole = [wanted is None and each.living == len(each.segment) for each in sealed]
-        self._masks = [None if whole[number] else self._mask(number, part) for number, part in self._units]
+        self._masks = [self._mask(sealed[number], part) for number, part in self._units]
 
-    def _mask(self, number: int, part: Part) -> Bits:
-        return np.ascontiguousarray(self._bits[number][part.first // 8 : (part.first + part.count + 7) // 8])
+    @staticmethod
+    def _mask(each: Sealed, part: Part) -> Bits | None:
+        if each.living == len(each.segment):
+            return None
+        return np.ascontiguousarray(each.bits[part.first // 8 : (part.first + part.count + 7) // 8])
 
     def search(self, probes: Vectors, k: int) -> Matches:
         """The k nearest of each turned probe."""
@@ -234,7 +234,7 @@ class Scan:
 
         def one(where: tuple[int, int]) -> tuple[Rows, NDArray[np.float32]]:
             number, first = where
-            bits = self._bits[number][first // 8 : (first + SLICE) // 8]
+            bits = self._sealed[number].bits[first // 8 : (first + SLICE) // 8]
             count = min(SLICE, len(self._sealed[number].segment) - first)
             places = first + np.flatnonzero(unpacked(bits, count))
             return self._sealed[number].segment.rows[places], scores([self._sealed[number].chosen(places)], probes)

@@ -17,7 +17,6 @@ from service.gallery.index.flat import Flat, highest
 from service.gallery.index.protocol import Matches
 from service.gallery.index.rows import Chosen, Positions, scores
 from service.gallery.index.sealed import Scan, Sealed
-from service.gallery.index.segment import packed
 from service.gallery.index.threads import Threads
 
 SHARED: Final = 4096
@@ -67,23 +66,17 @@ class State:
 
     def search(self, probes: Embeddings, k: int, threads: Threads) -> Matches:
         """The k nearest among everybody."""
-        near = self.growing.search(probes, k)
-        if not any(each.living for each in self.sealed):
-            return near
-        return _nearest(near, Scan(self.sealed, None, threads).search(turned(probes, self.layout), k))
+        return self._nearest(self.growing.search(probes, k), self.sealed, probes, threads)
 
-    def search_among(self, probes: Embeddings, k: int, rows: Rows, threads: Threads) -> Matches:
-        """The k nearest among these rows, each given once, all others masked out."""
-        near = self.best(probes, k, rows[self.growing.has(rows)], threads)
-        flags = [np.zeros(len(each.segment), np.bool_) for each in self.sealed]
-        for number, positions, _ in self._lying(rows):
-            flags[number][positions] = True
-        wanted = [packed(each) for each in flags]
-        return _nearest(near, Scan(self.sealed, wanted, threads).search(turned(probes, self.layout), k))
+    def search_without(self, probes: Embeddings, k: int, rows: Rows, threads: Threads) -> Matches:
+        """The k nearest, these rows, each given once, masked out."""
+        growing = self.growing.search(probes, k + int(self.growing.has(rows).sum())).past(rows, k)
+        return self._nearest(growing, self._sealed_without(rows)[0], probes, threads)
 
-    def best(self, probes: Embeddings, k: int, rows: Rows, threads: Threads) -> Matches:
-        """The k nearest of these rows, each given once, by scoring them all."""
-        return Matches.best(rows, self.score(probes, rows, threads), k)
+    def sample(self, count: int) -> Rows:
+        """Some rows that there are, or were until lately."""
+        largest = max((each.segment.rows for each in self.sealed), key=len, default=self.growing.rows)
+        return largest[:: max(1, len(largest) // count)][:count]
 
     def score(self, probes: Embeddings, rows: Rows, threads: Threads) -> NDArray[np.float32]:
         """See `VectorIndex.score`."""
@@ -104,6 +97,18 @@ class State:
                 left[which] = False
             told[:, left] = self.growing.score(probes, rows[left])
         return told
+
+    def _nearest(self, near: Matches, sealed: tuple[Sealed, ...], probes: Embeddings, threads: Threads) -> Matches:
+        """The nearest of those found elsewhere and of those in some segments."""
+        k = near.rows.shape[1]
+        if not k or not any(each.living for each in sealed):
+            return near
+        far = Scan(sealed, threads).search(turned(probes, self.layout), k)
+        rows, found = np.hstack([near.rows, far.rows]), np.hstack([near.scores, far.scores])
+        if not found.size:
+            return near
+        best = highest(found, k)
+        return Matches(np.take_along_axis(rows, best, axis=1), np.take_along_axis(found, best, axis=1))
 
     def _sealed_without(self, rows: Rows) -> tuple[tuple[Sealed, ...], int]:
         sealed, removed = list(self.sealed), 0
@@ -148,11 +153,3 @@ def _shared(chosen: Sequence[Chosen], shares: int) -> list[list[Chosen]]:
         ]
         for first, last in pairwise(edges)
     ]
-
-
-def _nearest(one: Matches, other: Matches) -> Matches:
-    rows, scores = np.hstack([one.rows, other.rows]), np.hstack([one.scores, other.scores])
-    if not scores.size:
-        return one
-    best = highest(scores, one.rows.shape[1])
-    return Matches(np.take_along_axis(rows, best, axis=1), np.take_along_axis(scores, best, axis=1))

@@ -91,6 +91,30 @@ def test_many_probes_at_once_find_what_each_finds_alone(filled, unit):
         np.testing.assert_array_equal(together.rows[number], alone.rows[0])
 
 
+def test_who_does_not_count_is_passed_over(filled, unit):
+    """A few or nearly everybody, and those who are not there."""
+    probes = unit(3, seed=9)
+    ranked = np.argsort(-(probes @ unit(20).T), axis=1)
+    for gone in (rows(), ranked[0, :4], ranked[1, 1:], np.arange(20), rows(5, 5, 10**6)):
+        found = filled.search(probes, 5, without=gone).rows
+        for line, order in zip(found, ranked, strict=True):
+            left = [row for row in order.tolist() if row not in gone][:5]
+            assert [row for row in line.tolist() if row != NOBODY] == left
+
+
+def test_what_everybody_costs_over_candidates_is_measured(tmp_path, unit):
+    """Before anybody asks: the first who does shall not wait for it."""
+    indexes = LocalIndexes(tmp_path, sizes=Sizes(flat=1000, growing=500))
+    index = indexes.of(OWNER, 0)
+    before = dict(index._costs.seconds)
+    index.add(np.arange(1500), unit(1500))
+    indexes.settle()
+    assert all(index._costs.seconds[way] != before[way] for way in before)
+    assert 0 < index.scan_share < 100
+    index.close()
+    indexes.close()
+
+
 def test_an_empty_index_finds_nobody(index, unit):
     matches = index.search(unit(2), 3)
     assert (matches.rows == NOBODY).all()
@@ -219,16 +243,14 @@ class AgainstADict(RuleBasedStateMachine):
         assert self.index.kept == self.revision
 
     @rule(chosen=st.lists(st.integers(0, 35), max_size=20, unique=True), k=st.integers(0, 20))
-    def search_among(self, chosen, k):
+    def search_without(self, chosen, k):
         probe = np.eye(DIM, dtype=np.float32)[3]
-        ranked = sorted((row for row in chosen if row in self.known), key=lambda row: -float(probe @ self.known[row]))[
-            :k
-        ]
+        left = [row for row in self.known if row not in chosen]
+        ranked = sorted(left, key=lambda row: -float(probe @ self.known[row]))[:k]
         state, threads = self.index._state, self.index._means.threads
         for matches in (
-            self.index.search(probe[None], k, among=rows(*chosen)),
-            state.best(probe[None], k, np.unique(rows(*chosen)), threads),
-            state.search_among(probe[None], k, np.unique(rows(*chosen)), threads),
+            self.index.search(probe[None], k, without=rows(*chosen)),
+            state.search_without(probe[None], k, np.unique(rows(*chosen)), threads),
         ):
             assert [row for row in matches.rows[0] if row != NOBODY] == ranked
 

@@ -81,6 +81,22 @@ def test_the_nearest_come_first_with_their_cosines(filled, unit):
     assert (matches.rows.dtype, matches.scores.dtype) == (np.int64, np.float32)
 
 
+def test_who_does_not_count_is_passed_over(filled, unit):
+    probes = unit(3, seed=9)
+    ranked = np.argsort(-(probes @ unit(20).T), axis=1)
+    gone = ranked[0, :4]
+    found = filled.search(probes, 5, without=np.append(gone, 10**6)).rows
+    for line, order in zip(found, ranked, strict=True):
+        assert line.tolist() == [row for row in order.tolist() if row not in gone][:5]
+    assert (filled.search(probes, 5, without=np.arange(20)).rows == NOBODY).all()
+
+
+def test_what_a_search_costs_is_measured(filled, unit):
+    before = filled.scan_share
+    filled.search(unit(1), 5)
+    assert filled.scan_share != before
+
+
 @pytest.mark.parametrize("k", [0, 1, 20, 25])
 def test_any_number_of_neighbours_has_its_shape(filled, unit, k):
     matches = filled.search(unit(2, seed=9), k)

@@ -1,38 +1,43 @@
 import pytest
 
-from service.gallery.index.planner import FEW, Costs
+from service.gallery.index.planner import ENOUGH, FEW, Costs
 
 
-def test_few_rows_are_scored_and_many_are_looked_for():
+def test_few_are_passed_over_and_many_masked_out():
     costs = Costs()
-    assert costs.choose(1_000, 10_000_000) == "direct"
-    assert costs.choose(2_000_000, 10_000_000) == "filtered"
+    assert costs.past(FEW) == "full"
+    assert costs.past(FEW + 1) == "filtered"
 
 
-def test_nearly_everybody_is_everybody():
-    costs = Costs({"direct": 1e-6, "filtered": 5e-9, "full": 4e-9})
-    assert costs.choose(10_000_000 - FEW, 10_000_000) == "full"
-    assert costs.choose(10_000_000 - FEW - 1, 10_000_000) == "filtered"
+def test_where_masking_was_measured_to_be_cheaper_everybody_is_masked_out():
+    assert Costs({"direct": 1e-7, "filtered": 5e-9, "full": 6e-9}).past(1) == "filtered"
 
 
-def test_what_is_measured_moves_the_border():
-    costs = Costs()
-    border = 100_000
-    assert costs.choose(border, 10_000_000) == "direct"
+def test_what_is_measured_tells_how_many_candidates_cost_as_much_as_everybody():
+    costs = Costs({"direct": 4e-7, "full": 1e-7})
+    assert costs.scan_share == pytest.approx(0.25)
     for _ in range(100):
-        costs.learn("direct", 1.0, 1_000_000)
-    assert costs.seconds["direct"] == pytest.approx(1e-6, rel=0.01)
-    assert costs.choose(border, 10_000_000) == "filtered"
+        costs.learn("full", 0.06, 10_000_000)
+        costs.learn("direct", 0.001, 5_000)
+    assert costs.scan_share == pytest.approx(0.03, rel=0.01)
+
+
+def test_a_handful_tells_of_what_a_call_costs_and_not_a_row():
+    costs = Costs()
+    costs.learn("direct", 1e-6 * ENOUGH, ENOUGH - 1)
+    assert costs == Costs()
+    costs.learn("direct", 1e-6 * ENOUGH, ENOUGH)
+    assert costs != Costs()
 
 
 def test_one_search_that_waited_for_others_is_no_measure():
     costs = Costs()
-    before = costs.seconds["direct"]
-    costs.learn("direct", 60.0, 1)
-    assert costs.seconds["direct"] < 1.5 * before
+    before = costs.seconds["full"]
+    costs.learn("full", 60.0, 1)
+    assert costs.seconds["full"] < 1.5 * before
 
 
 def test_a_search_over_nobody_teaches_nothing():
     costs = Costs()
-    costs.learn("direct", 1.0, 0)
+    costs.learn("full", 1.0, 0)
     assert costs == Costs()

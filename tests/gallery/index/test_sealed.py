@@ -45,7 +45,7 @@ def whole(segment, parts):
 def test_a_part_whose_last_candidate_hopes_for_more_is_looked_through_deeper(sealed, probes, threads):
     segment = sealed(5000)
     bad = Bad(segment, probes[0], claim=0.9)
-    found = Scan([whole(segment, [bad])], None, threads).search(probes[:1], 1)
+    found = Scan([whole(segment, [bad])], threads).search(probes[:1], 1)
     assert bad.asked[0] < 5000 <= bad.asked[-1] <= DEEPEST
     assert found.rows[0, 0] == segment.rows[bad.exact.argmax()]
 
@@ -53,7 +53,7 @@ def test_a_part_whose_last_candidate_hopes_for_more_is_looked_through_deeper(sea
 def test_a_part_whose_last_candidate_has_no_hope_is_left_alone(sealed, probes, threads):
     segment = sealed(5000)
     bad = Bad(segment, probes[0], claim=0.05)
-    Scan([whole(segment, [bad])], None, threads).search(probes[:1], 1)
+    Scan([whole(segment, [bad])], threads).search(probes[:1], 1)
     assert max(bad.asked) < 5000
 
 
@@ -63,7 +63,7 @@ def test_as_many_as_are_wanted_are_found_in_order(sealed, unit, probes, threads,
     alive = np.ones(3000, np.bool_)
     alive[:5] = False
     one = Sealed(segment, in_main_memory(segment), packed(alive), 2995)
-    found = Scan([one], None, threads).search(probes, k)
+    found = Scan([one], threads).search(probes, k)
     exact = restored(segment.numbers, segment.scales) @ probes.T
     exact[:5] = -np.inf
     np.testing.assert_allclose(found.scores[:, 0], exact.max(axis=0), atol=1e-5)
@@ -80,6 +80,6 @@ def test_the_mate_of_every_probe_is_found_among_many(sealed, unit, threads):
     rest = turned(unit(len(own), seed=3), Layout.of(16))
     rest -= np.einsum("nd,nd->n", rest, own)[:, None] * own
     asked = 0.93 * own + np.sqrt(1 - 0.93**2) * rest / np.linalg.norm(rest, axis=1, keepdims=True)
-    found = Scan([whole(segment, in_main_memory(segment))], None, threads).search(asked.astype(np.float32), 1)
+    found = Scan([whole(segment, in_main_memory(segment))], threads).search(asked.astype(np.float32), 1)
     exact = asked @ restored(segment.numbers, segment.scales).T
     np.testing.assert_array_equal(found.rows[:, 0], segment.rows[exact.argmax(axis=1)])
