@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
-from sqlalchemy import JSON, Select, Text, bindparam, cast, func, insert, literal, select, update
+from sqlalchemy import JSON, Select, Text, bindparam, cast, func, insert, select, update
 
 from service.gallery.catalog import Reading, WriteTransaction
 from service.gallery.embeddings import STORED, Embeddings, Rows, checked, from_bytes, to_bytes
@@ -151,39 +152,23 @@ def read(reading: Reading, gallery_pk: int, persons: Iterable[str], dim: int) ->
 
 def keys_of(reading: Reading, gallery_pk: int, persons: Iterable[str]) -> dict[str, int]:
     """Return the keys of those people who exist."""
-    query = select(people.c.person, people.c.pk).where(
-        people.c.gallery_pk == gallery_pk, people.c.person.in_(_any_of(reading, persons))
-    )
-    return {str(person): int(pk) for person, pk in reading.connection.execute(query)}
+    return dict(_ask(reading, _keys, gallery_pk, persons))
 
 
 def enrolled(reading: Reading, gallery_pk: int, digests: Iterable[str]) -> dict[tuple[str, str], str]:
     """Return which of these photos are enrolled, and for whom: (digest, person) to face."""
-    query = (
-        select(templates.c.photo_digest, people.c.person, templates.c.face)
-        .join_from(templates, people, templates.c.person_pk == people.c.pk)
-        .where(templates.c.gallery_pk == gallery_pk, templates.c.photo_digest.in_(_any_of(reading, digests)))
-    )
-    return {(digest, person): face for digest, person, face in reading.connection.execute(query)}
+    found = _ask(reading, _enrolled, gallery_pk, digests)
+    return {(digest, person): face for digest, person, face in found}
 
 
 def full(reading: Reading, gallery_pk: int, persons: Iterable[str], limit: int) -> set[str]:
     """Return which of these people have as many faces as are kept, or more."""
-    query = select(people.c.person).where(
-        people.c.gallery_pk == gallery_pk, people.c.person.in_(_any_of(reading, persons)), people.c.faces >= limit
-    )
-    return set(reading.connection.execute(query).scalars())
+    return {person for (person,) in _ask(reading, _full, gallery_pk, persons, limit=limit)}
 
 
 def refused(reading: Reading, gallery_pk: int, digests: Iterable[str], rule: str) -> dict[tuple[str, str], Refusal]:
     """Return which of these photos were refused under this rule, by (digest, person)."""
-    kept = [refusals.c[each.name] for each in dataclasses.fields(Refusal)]
-    query = select(*kept).where(
-        refusals.c.gallery_pk == gallery_pk,
-        refusals.c.photo_digest.in_(_any_of(reading, digests)),
-        refusals.c.rule == rule,
-    )
-    found = [Refusal(*row) for row in reading.connection.execute(query)]
+    found = [Refusal(*row) for row in _ask(reading, _refused, gallery_pk, digests, rule=rule)]
     return {(each.photo_digest, each.person): each for each in found}
 
 
@@ -367,14 +352,58 @@ def _fused(tx: WriteTransaction, concerned: Mapping[str, Owner]) -> dict[str, Em
 PERSON_FIELDS = tuple(each.name for each in dataclasses.fields(PersonFields))
 
 
-def _any_of(reading: Reading, texts: Iterable[str]) -> Select[tuple[str]]:
-    """These texts as a subquery: one value, where SQLAlchemy would name and bind each of a list by itself."""
-    given = literal(json.dumps(sorted(set(texts))), Text)
-    if reading.connection.dialect.name == "sqlite":
+def _ask(
+    reading: Reading,
+    statement: Callable[[str], Select[Any]],
+    gallery_pk: int,
+    texts: Iterable[str],
+    **values: object,
+) -> Sequence[Any]:
+    """The rows that a statement of this module finds about texts in a gallery."""
+    given = sorted(set(texts))
+    if not given:
+        return ()
+    values |= {"gallery": gallery_pk, "texts": json.dumps(given)}
+    return reading.connection.execute(statement(reading.connection.dialect.name), values).all()
+
+
+def _any_of(dialect: str) -> Select[tuple[str]]:
+    """The given texts as a subquery: one value, where SQLAlchemy would name and bind each of a list by itself."""
+    given = bindparam("texts", type_=Text)
+    if dialect == "sqlite":
         each = func.json_each(given).table_valued("value")
     else:
         each = func.json_array_elements_text(cast(given, JSON)).table_valued("value")
     return select(each.c.value)
+
+
+# Built once for each dialect: building one takes longer than the database takes to answer it.
+@cache
+def _keys(dialect: str) -> Select[Any]:
+    mine = people.c.gallery_pk == bindparam("gallery")
+    return select(people.c.person, people.c.pk).where(mine, people.c.person.in_(_any_of(dialect)))
+
+
+@cache
+def _enrolled(dialect: str) -> Select[Any]:
+    return (
+        select(templates.c.photo_digest, people.c.person, templates.c.face)
+        .join_from(templates, people, templates.c.person_pk == people.c.pk)
+        .where(templates.c.gallery_pk == bindparam("gallery"), templates.c.photo_digest.in_(_any_of(dialect)))
+    )
+
+
+@cache
+def _full(dialect: str) -> Select[Any]:
+    mine, many = people.c.gallery_pk == bindparam("gallery"), people.c.faces >= bindparam("limit")
+    return select(people.c.person).where(mine, people.c.person.in_(_any_of(dialect)), many)
+
+
+@cache
+def _refused(dialect: str) -> Select[Any]:
+    mine, same = refusals.c.gallery_pk == bindparam("gallery"), refusals.c.rule == bindparam("rule")
+    kept = [refusals.c[each.name] for each in dataclasses.fields(Refusal)]
+    return select(*kept).where(mine, refusals.c.photo_digest.in_(_any_of(dialect)), same)
 
 
 def _parts(values: Sequence[int]) -> Iterable[Sequence[int]]:

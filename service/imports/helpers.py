@@ -6,28 +6,32 @@ alone, and one that brings a helper down again is refused as damaged.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import queue
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from service.errors import NotReadyError, PhotoDamagedError, VultusError
-from service.imports.sight import Answer, Photo, Setup, Sight
+from service.imports.sight import Answer, Photo, Setup, Sight, Task
 from service.vision.process import Process
 
 AHEAD: Final = 2
 """Tasks that a helper has at once: one that it works on, and one whose photos it reads meanwhile."""
 
+_READ, _LOOK, _END = range(3)
+"""What goes first, of all that waits."""
+
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class _Task:
-    photos: Sequence[Photo]
+class _Waiting:
+    task: Task
     answer: Future[list[Sight]] = field(default_factory=Future)
 
 
@@ -46,10 +50,19 @@ class Helpers:
     def __init__(self, setup: Setup, count: int) -> None:
         self._setup = setup
         self._closing = threading.Event()
-        self._tasks: queue.SimpleQueue[_Task | None] = queue.SimpleQueue()
+        self._tasks: queue.PriorityQueue[tuple[int, int, _Waiting | None]] = queue.PriorityQueue()
+        self._count = itertools.count()
         self._threads = [threading.Thread(target=self._drive, name=f"helper {place}") for place in range(count)]
         for thread in self._threads:
             thread.start()
+
+    def read(self, photos: Sequence[Photo]) -> Future[list[Sight]]:
+        """Read photos, before any are looked at: what is not known yet is what helpers get to do next.
+
+        Returns:
+            The digest of each, or why it cannot be read; or why no helper could be started, as an error.
+        """
+        return self._put(_READ, Task(photos, look=False))
 
     def look(self, photos: Sequence[Photo]) -> Future[list[Sight]]:
         """Look at photos, in the order of the calls.
@@ -57,22 +70,25 @@ class Helpers:
         Returns:
             What each shows; or why no helper could be started, as an error.
         """
-        task = _Task(photos)
-        self._tasks.put(task)
-        return task.answer
+        return self._put(_LOOK, Task(photos, look=True))
+
+    def _put(self, priority: int, task: Task) -> Future[list[Sight]]:
+        waiting = _Waiting(task)
+        self._tasks.put((priority, next(self._count), waiting))
+        return waiting.answer
 
     def close(self) -> None:
         """End the helpers; tasks that wait are answered with `NotReadyError`."""
         self._closing.set()
         for _ in self._threads:
-            self._tasks.put(None)
+            self._tasks.put((_END, next(self._count), None))
         for thread in self._threads:
             thread.join()
 
     def _drive(self) -> None:
         """The life of one helper: never idle while there is a task, and ended when there will be none."""
         helper: _Helper | None = None
-        at_work: deque[_Task] = deque()
+        at_work: deque[_Waiting] = deque()
         while True:
             while len(at_work) < AHEAD and (task := self._next(wait=not at_work)) is not None:
                 at_work.append(task)
@@ -82,15 +98,15 @@ class Helpers:
         if helper is not None:
             helper.end()
 
-    def _next(self, *, wait: bool) -> _Task | None:
+    def _next(self, *, wait: bool) -> _Waiting | None:
         while True:
             try:
-                task = self._tasks.get(block=wait)
+                _, number, task = self._tasks.get(block=wait)
             except queue.Empty:
                 return None
             if task is None:
                 if not wait:
-                    self._tasks.put(None)  # the end is for when nothing is left to do
+                    self._tasks.put((_END, number, None))  # the end is for when nothing is left to do
                 return None
             if not task.answer.set_running_or_notify_cancel():
                 continue
@@ -98,12 +114,12 @@ class Helpers:
                 return task
             task.answer.set_exception(NotReadyError("the service is stopping"))
 
-    def _work(self, helper: _Helper | None, at_work: deque[_Task]) -> _Helper | None:
+    def _work(self, helper: _Helper | None, at_work: deque[_Waiting]) -> _Helper | None:
         """Bring the first task to its end; returns the helper if it lives."""
         try:
             helper = helper or _Helper(self._setup)
             for task in list(at_work)[helper.outstanding :]:
-                helper.send(task.photos)
+                helper.send(task.task)
             answer = helper.receive()
         except _GoneError:
             log.warning("a helper died; its photos are looked at one by one")
@@ -120,12 +136,12 @@ class Helpers:
             done.answer.set_result(answer)
         return helper
 
-    def _one_by_one(self, photos: Sequence[Photo]) -> list[Sight]:
+    def _one_by_one(self, task: Task) -> list[Sight]:
         found: list[Sight] = []
-        for photo in photos:
+        for photo in task.photos:
             helper = _Helper(self._setup)
             try:
-                helper.send([photo])
+                helper.send(replace(task, photos=[photo]))
                 answer = helper.receive()
                 if isinstance(answer, VultusError):
                     raise answer
@@ -135,11 +151,11 @@ class Helpers:
                 found.append(Sight("", error=PhotoDamagedError("the photo brings the decoder down")))
         return found
 
-    def _settle(self, task: _Task, work: Callable[[Sequence[Photo]], list[Sight]]) -> None:
+    def _settle(self, waiting: _Waiting, work: Callable[[Task], list[Sight]]) -> None:
         try:
-            task.answer.set_result(work(task.photos))
+            waiting.answer.set_result(work(waiting.task))
         except VultusError as error:
-            task.answer.set_exception(error)
+            waiting.answer.set_exception(error)
 
 
 class _Helper:
@@ -154,10 +170,10 @@ class _Helper:
         self._process.begin(setup)
         self.outstanding = 0
 
-    def send(self, photos: Sequence[Photo]) -> None:
+    def send(self, task: Task) -> None:
         """Give it a task."""
         try:
-            self._process.channel.send(photos)
+            self._process.channel.send(task)
         except OSError as error:
             self.end()
             raise _GoneError from error

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,14 +17,14 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from service.errors import InvalidEmbeddingError, PhotoError
+from service.errors import InvalidEmbeddingError
 from service.gallery import bulk, galleries
 from service.gallery.embeddings import STORED, TOLERANCE
+from service.gallery.people import Indexed, by_pks
 from service.gallery.records import GalleryRecord
 from service.imports.entries import Done, Entry, duplicate, invalid, over_limit, refused
 from service.imports.helpers import Helpers
 from service.imports.manifests import QUALITY
-from service.imports.paths import read
 from service.imports.sight import Photo, Sight
 from service.imports.sources import Source, array_of
 from service.recognition.product import Product
@@ -101,19 +101,17 @@ class Looking:
         product: the parts.
         gallery: where its faces go.
         source: where the rows come from.
-        root: the import root.
         rule: what a refusal depends on besides the photo.
-        photo_bytes: largest photo.
-        helpers: look at photos.
-        pool: threads that read and hash.
+        look_alikes: whether photos are refused for whom they resemble.
+        helpers: read photos and look at them.
+        pool: threads that wait for helpers and ask the catalog.
     """
 
     product: Product
     gallery: GalleryRecord
     source: Source
-    root: Path
     rule: str
-    photo_bytes: int
+    look_alikes: bool
     helpers: Helpers
     pool: Executor
 
@@ -142,22 +140,20 @@ class Looking:
         ], []
 
     def _photos(self, entries: Sequence[Entry], *, spare: bool) -> tuple[list[Seen], list[Part]]:
-        seen = [self._read(entry) for entry in entries]
+        seen = self._read(entries)
         wanted = [place for place, item in enumerate(seen) if item.digest]
         if spare:
-            wanted = self._unknown(seen, wanted)
+            wanted = self._unknown(seen)
         parts = [wanted[first : first + AT_ONCE] for first in range(0, len(wanted), AT_ONCE)]
         return seen, [(part, self.helpers.look([self._photo(entries[place]) for place in part])) for part in parts]
 
-    def _read(self, entry: Entry) -> Seen:
-        if entry.fault is not None:
-            return Seen(entry)
-        photo = self._photo(entry)
-        try:
-            data = read(self.root, photo.path, self.photo_bytes, photo.place)
-        except PhotoError as error:
-            return Seen(entry, sight=Sight("", error=error))
-        return Seen(entry, hashlib.sha256(data).hexdigest())
+    def _read(self, entries: Sequence[Entry]) -> list[Seen]:
+        seen = [Seen(entry) for entry in entries]
+        usable = [place for place, entry in enumerate(entries) if entry.fault is None]
+        sights = self.helpers.read([self._photo(entries[place]) for place in usable]).result() if usable else []
+        for place, sight in zip(usable, sights, strict=True):
+            seen[place] = Seen(entries[place], sight.digest, None if sight.error is None else sight)
+        return seen
 
     def _photo(self, entry: Entry) -> Photo:
         if self.source.kind == "tar":
@@ -165,15 +161,17 @@ class Looking:
         path = f"{self.source.base}/{entry.photo}" if not entry.photo.startswith("/") else entry.photo
         return Photo(path, crop=self.gallery.keep_crops)
 
-    def _unknown(self, seen: list[Seen], wanted: Sequence[int]) -> list[int]:
+    def _unknown(self, seen: list[Seen]) -> list[int]:
         """The places that must be looked at; what is known of the others is noted in `seen`."""
         gallery, limit = self.gallery.pk, self.product.policy.faces_per_person
+        read = [item for item in seen if item.digest]
         with self.product.catalog.read() as reading:
             revision = galleries.by_pk(reading, gallery).revision
-            enrolled = bulk.enrolled(reading, gallery, [seen[place].digest for place in wanted])
-            rest = [place for place in wanted if (seen[place].digest, seen[place].entry.person) not in enrolled]
-            refusals = bulk.refused(reading, gallery, [seen[place].digest for place in rest], self.rule) if rest else {}
-            full = bulk.full(reading, gallery, [seen[place].entry.person for place in rest], limit) if rest else set()
+            enrolled = bulk.enrolled(reading, gallery, [item.digest for item in read])
+            rest = [item for item in read if (item.digest, item.entry.person) not in enrolled]
+            full = bulk.full(reading, gallery, [item.entry.person for item in rest], limit)
+            refusals = bulk.refused(reading, gallery, [item.digest for item in rest], self.rule)
+            rivals = by_pks(reading, [each.rival_pk for each in refusals.values() if each.rival_pk is not None])
         unknown = []
         for place, (entry, digest, sight, *_) in enumerate(seen):
             line = refusal = None
@@ -187,12 +185,18 @@ class Looking:
                     line = over_limit(entry, limit)
                 else:
                     refusal = refusals.get((digest, "")) or refusals.get((digest, entry.person))
-                    if refusal is None:
+                    line = None if refusal is None else self._refused(entry, refusal, rivals)
+                    if line is None:
                         unknown.append(place)
-                    elif refusal.rival_pk is None:
-                        line = refused(entry, refusal)
             seen[place] = seen[place]._replace(refusal=refusal, line=line, revision=revision)
         return unknown
+
+    def _refused(self, entry: Entry, refusal: bulk.Refusal, rivals: Mapping[int, Indexed]) -> Done | None:
+        """The line of a photo that was refused before; None where that says nothing any more."""
+        if refusal.rival_pk is None:
+            return refused(entry, refusal)
+        rival = rivals.get(refusal.rival_pk)
+        return None if rival is None or not self.look_alikes else refused(entry, refusal, rival.person)
 
 
 def _of_vector(entry: Entry, vector: Vector, stored: Vector, whole: bool) -> Seen:  # noqa: FBT001 - a helper of one place

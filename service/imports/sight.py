@@ -7,6 +7,7 @@ is told over a socket what to look at, answers in that order, and ends with the 
 
 from __future__ import annotations
 
+import hashlib
 import os
 import queue
 import sys
@@ -62,6 +63,14 @@ class Photo:
     path: str
     place: tuple[int, int] | None = None
     crop: bool = False
+
+
+@dataclass(frozen=True)
+class Task:
+    """Photos to look at, or only to read: then of each sight there is the digest alone, or why it cannot be read."""
+
+    photos: Sequence[Photo]
+    look: bool
 
 
 @dataclass(frozen=True)
@@ -129,6 +138,14 @@ class Looker:
             return Sight(photo.digest, error=error)
 
 
+def unseen(photos: Sequence[bytes | PhotoError]) -> list[Sight]:
+    """What there is to say of photos without a look."""
+    return [
+        Sight("", error=photo) if isinstance(photo, PhotoError) else Sight(hashlib.sha256(photo).hexdigest())
+        for photo in photos
+    ]
+
+
 def _sight(digest: str, face: SeenFace, embedding: NDArray[np.float32], with_crop: bool) -> Sight:  # noqa: FBT001 - from one place
     box = face.face.box
     crop = pack(face.crop) if with_crop else None
@@ -149,7 +166,7 @@ def main() -> None:
     threading.Thread(target=_read_all, args=(channel, looker, waiting), daemon=True).start()
     while (task := waiting.get()) is not None:
         try:
-            answer: Answer = looker.look(task.photos, crops=task.crops)
+            answer: Answer = looker.look(task.photos, crops=task.crops) if task.look else unseen(task.photos)
         except VultusError as error:
             answer = error
         try:
@@ -168,16 +185,18 @@ def _stand_back() -> None:
 
 @dataclass(frozen=True)
 class _Read:
-    """Photos that were read, and whether their crops are asked for."""
+    """Photos that were read, whether they are looked at, and whether their crops are asked for."""
 
     photos: list[bytes | PhotoError]
+    look: bool
     crops: bool
 
 
 def _read_all(channel: Connection, looker: Looker, waiting: queue.Queue[_Read | None]) -> None:
     try:
         while True:
-            photos: Sequence[Photo] = channel.recv()
-            waiting.put(_Read([looker.read(photo) for photo in photos], any(photo.crop for photo in photos)))
+            task: Task = channel.recv()
+            photos = [looker.read(photo) for photo in task.photos]
+            waiting.put(_Read(photos, task.look, any(photo.crop for photo in task.photos)))
     except (EOFError, OSError):
         waiting.put(None)

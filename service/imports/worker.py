@@ -252,9 +252,8 @@ class Worker:
             self._product,
             gallery,
             source,
-            self._setup.root,
             self._rule,
-            self._setup.limits.photo_bytes,
+            job.request["look_alikes"] == "refuse",
             self._helpers,
             pool,
         )
@@ -342,7 +341,8 @@ class Worker:
             view = product.views.of(gallery.pk)
             if job.request["look_alikes"] != "refuse":
                 return view, None
-            view.catch_up()
+            if any(item.line is None for item in seen):
+                view.catch_up()
             return view, LookAlikes(product, gallery, view, seen)
 
         def keep() -> bulk.Added | None:

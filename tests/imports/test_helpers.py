@@ -1,5 +1,6 @@
 """Helpers: what becomes of their tasks when one dies."""
 
+import hashlib
 import os
 import signal
 import threading
@@ -39,6 +40,26 @@ def photos(tmp_path):
         (tmp_path / f"{person}.pgm").write_bytes(orl_photo(person, 1))
         found.append(Photo(str(tmp_path / f"{person}.pgm")))
     return found
+
+
+def test_photos_are_read_before_any_are_looked_at(setup, photos):
+    (missing := setup.root / "missing.jpg").unlink(missing_ok=True)
+    helpers, ended = Helpers(setup, 1), []
+    try:
+        looks = [helpers.look(photos) for _ in range(4)]
+        read = helpers.read([*photos, Photo(str(missing))])
+        for name, answer in [("read", read), *((f"look {number}", look) for number, look in enumerate(looks))]:
+            answer.add_done_callback(lambda _, name=name: ended.append(name))
+        digests = [hashlib.sha256(orl_photo(person, 1)).hexdigest() for person in range(1, 6)]
+        *sights, unreadable = read.result(SECONDS)
+        assert [(sight.digest, sight.embedding, sight.error) for sight in sights] == [
+            (digest, None, None) for digest in digests
+        ]
+        assert (unreadable.digest, unreadable.error.code) == ("", "photo_unreadable")
+        assert [sight.digest for sight in looks[-1].result(SECONDS)] == digests
+    finally:
+        helpers.close()
+    assert ended.index("read") < ended.index("look 3")
 
 
 def children():

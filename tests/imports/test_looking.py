@@ -12,9 +12,9 @@ from tests.faces import orl_photo, saved, scene
 
 
 @pytest.fixture
-def known(gallery, folder, root):
-    """A folder that was imported: looked at once more by the function that it gives, which needs no helper."""
-    source = folder(anna=[(1, 1), (1, 2)])
+def known(gallery, folder):
+    """A folder that was imported: looked at once more by the function that it gives."""
+    source = folder(anna=[(1, 1), (1, 2)], bert=[(2, 1), (1, 3)])
     (source / "anna" / "3.jpg").write_bytes(saved(scene(), "JPEG"))
     gallery.imported(source)
     product, worker = gallery.service.product, gallery.service.app.state.imports
@@ -24,7 +24,8 @@ def known(gallery, folder, root):
 
     def look():
         with ThreadPoolExecutor(1) as pool:
-            looking = Looking(product, record, source_of(source), root, worker._rule, 1 << 24, None, pool)
+            helpers = worker._helpers
+            looking = Looking(product, record, source_of(source), worker._rule, True, helpers, pool)  # noqa: FBT003
             return looking.begin(entries).result(60)
 
     return look
@@ -32,10 +33,12 @@ def known(gallery, folder, root):
 
 def test_of_known_photos_the_lines_are_settled_without_a_look(known, gallery):
     verdicts = settled(known(), gallery.state()[0])
-    assert [(line.outcome, bool(line.face)) for line in verdicts.done] == [
-        ("duplicate", True),
-        ("duplicate", True),
-        ("no_face", False),
+    assert [(line.outcome, bool(line.face), line.resembles) for line in verdicts.done] == [
+        ("duplicate", True, ""),
+        ("duplicate", True, ""),
+        ("no_face", False, ""),
+        ("duplicate", True, ""),
+        ("another_person", False, "anna"),
     ]
     assert not verdicts.additions
     assert not verdicts.refusals
