@@ -97,12 +97,17 @@ def turned_codes(codes: Codes, turn: Places) -> Codes:
     return halves[:, 0::2] | halves[:, 1::2] << 4
 
 
+def turned_back(vectors: NDArray[np.float32], layout: Layout, turn: Places) -> NDArray[np.float32]:
+    """Probes (m, dim) as they meet the original where a copy met them."""
+    across = rotation(layout)
+    back: NDArray[np.float32] = (vectors @ across.T)[:, np.argsort(numbers_of(layout, turn))] @ across
+    return back
+
+
 def with_copies(probes: Probes, crowd: Crowd, people: int, turns: list[Places]) -> Probes:
     """The exact answers among all copies: members of a copy meet a probe as the original's meet it turned back."""
     layout = Layout.of(crowd.dim)
-    across = rotation(layout)
-    cut = probes.vectors @ across.T
-    back = np.concatenate([cut[:, np.argsort(numbers_of(layout, turn))] @ across for turn in turns[1:]])
+    back = np.concatenate([turned_back(probes.vectors, layout, turn) for turn in turns[1:]])
     best = np.full(len(back), -1, np.float32)
     for _, block in blocks(crowd, people):
         np.maximum(best, (back @ block.T).max(axis=1), out=best)

@@ -117,9 +117,9 @@ def crowd_of(kind: str, dim: int, faces: Vectors) -> Crowd:
     return Crowd(kind, dim, spectrum.astype(np.float32), centre.astype(np.float32))
 
 
-def probes_of(crowd: Crowd, count: int, each: int) -> Probes:
+def probes_of(crowd: Crowd, count: int, each: int, seed: int = 11) -> Probes:
     """`each` probes a stratum and kind, whose mates are among the first `count` members."""
-    random = np.random.default_rng(11)
+    random = np.random.default_rng(seed)
     kinds = KINDS if crowd.kind == "mixed" else (crowd.kind,)
     blocks = count // BLOCK
     mates, cosines, names = [], [], []

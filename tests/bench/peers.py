@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import atexit
 import importlib.util
+import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,14 +39,32 @@ class Peer:
     bytes_each: float
 
 
-def peers(report: Report, crowd: Crowd, people: int, folder: Path, out: Path | None, *, each: int) -> None:
-    """Measure every index that is installed over the same people and probes, on one thread."""
+def peers(
+    report: Report, crowd: Crowd, people: int, folder: Path, out: Path | None, *, each: int, only: Sequence[str]
+) -> None:
+    """Measure indexes that are installed over the same people and probes, on one thread.
+
+    What each was measured to do is kept in the folder, so that they may be measured in several runs and plotted
+    together.
+
+    Args:
+        report: where figures go.
+        crowd: whose members are looked for.
+        people: how many.
+        folder: where an index that lies on disk may lie.
+        out: where the plot goes.
+        each: probes a stratum and kind.
+        only: words, one of which the name of an index must hold; any will do where there is none.
+    """
     faiss.omp_set_num_threads(2)
     probes = probes_of(crowd, people, each)
     vectors = np.concatenate([block for _, block in blocks(crowd, people)])
     probes.watch(0, vectors)
-    shown = []
+    kept = folder / f"peers-{crowd.kind}-{crowd.dim}-{people}.json"
+    shown: dict[str, Any] = json.loads(kept.read_text()) if kept.exists() else {}
     for name, make in {**FAISS, **OTHERS, "this index": _ours}.items():
+        if only and not any(word in name for word in only):
+            continue
         before, began = used(), time.perf_counter()
         faiss.omp_set_num_threads(2)
         search = make(vectors, folder)
@@ -55,7 +74,8 @@ def peers(report: Report, crowd: Crowd, people: int, folder: Path, out: Path | N
         peer = Peer(name, search, time.perf_counter() - began, (used() - before) / people)
         faiss.omp_set_num_threads(1)
         spent, recalls = _measured(peer, probes)
-        shown.append((peer.name, spent, min(recalls.values())))
+        shown[name] = (1000 * spent, min(recalls.values()))
+        kept.write_text(json.dumps(shown))
         report.figure(
             "peer_ms",
             round(1000 * spent, 3),
@@ -66,9 +86,11 @@ def peers(report: Report, crowd: Crowd, people: int, folder: Path, out: Path | N
             bytes=round(peer.bytes_each),
             people=people,
             kind=crowd.kind,
+            probes=len(probes.mates),
         )
         del search, peer
     if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
         _plot(shown, out / "search_peers.png")
 
 
@@ -188,14 +210,14 @@ def _ours(vectors: Vectors, folder: Path) -> Search:
     return lambda probe: int(index.search(probe, NEIGHBOURS).rows[0, 0])
 
 
-def _plot(shown: list[tuple[str, float, float]], path: Path) -> None:
+def _plot(shown: dict[str, Any], path: Path) -> None:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 5))
     axes = figure.subplots()
-    for name, spent, recall in shown:
-        axes.scatter(1000 * spent, recall)
-        axes.annotate(name, (1000 * spent, recall), xytext=(4, 4), textcoords="offset points", fontsize=8)
+    for name, (spent, recall) in shown.items():
+        axes.scatter(spent, recall)
+        axes.annotate(name, (spent, recall), xytext=(4, 4), textcoords="offset points", fontsize=8)
     axes.set_xscale("log")
     axes.set_xlabel("ms a search, one thread")
     axes.set_ylabel("mates found of those that an exact scan finds, worst stratum, %")
