@@ -67,6 +67,8 @@ ONE = Sizes(flat=1 << 20, growing=1 << 20, fan=2)
 
 NEVER_KEPT = 1 << 40
 
+PARTS = ("recall", "losses", "speed", "scores", "beside", "replay")
+
 Figure = Callable[..., None]
 
 
@@ -83,7 +85,10 @@ def main() -> None:
     options.add_argument("--build", action="store_true", help="build and end")
     options.add_argument("--peers", type=int, default=0, help="compare with other indexes over so many people, and end")
     options.add_argument(
-        "--only", nargs="*", default=(), help="of the peers, those whose name holds one of these words"
+        "--only",
+        nargs="*",
+        default=(),
+        help=f"some of {PARTS}; of the peers, those whose name holds one of these words",
     )
     asked = options.parse_args()
     people = (asked.people or (60_000 if asked.quick else 1_000_000)) // BLOCK * BLOCK
@@ -176,12 +181,32 @@ def build(place: Path, crowd: Crowd, people: int, each: int, faces: dict[str, ND
 
 
 def measure(report: Report, gallery: Gallery, crowd: Crowd, people: int, asked: argparse.Namespace) -> None:
-    """All figures over a gallery."""
+    """The figures over a gallery."""
     how: dict[str, Any] = {"people": people, "kind": asked.kind, "dim": asked.dim}
     figure = partial(report.figure, **how)
+    only = set(asked.only or PARTS)
     faiss.omp_set_num_threads(1)
     figure("build_s", round(gallery.record["seconds"], 1), "s", with_exact_answers=True)
-    before = used()
+    held = np.load(gallery.place / "truth.npz")
+    probes = Probes(**{name: held[name][:: 1 if asked.copies > 1 else asked.every] for name in held.files})
+    ours = by_one(figure, gallery, crowd, probes, people, asked, only)
+    if only & {"speed", "beside"}:
+        by_two(figure, gallery, probes.vectors, ours, 4 if asked.quick else 15, only)
+    if "replay" in only:
+        replay(figure, gallery, 1_000 if asked.quick else 10_000)
+
+
+def by_one(
+    figure: Figure,
+    gallery: Gallery,
+    crowd: Crowd,
+    probes: Probes,
+    people: int,
+    asked: argparse.Namespace,
+    only: set[str],
+) -> float:
+    """What one thread serves; returns the seconds of a search, NaN where they were not asked for."""
+    ours, before = float("nan"), used()
     for path in gallery.place.iterdir():
         drop_from_cache(path)
     for cold in (True, False):
@@ -191,23 +216,34 @@ def measure(report: Report, gallery: Gallery, crowd: Crowd, people: int, asked: 
         if cold:
             view.abandon()
             indexes.close()
-    held = np.load(gallery.place / "truth.npz")
-    probes = Probes(**{name: held[name][:: 1 if asked.copies > 1 else asked.every] for name in held.files})
-    recall(figure, view, probes)
-    if asked.many:
-        losses(figure, view, crowd, people // asked.copies, gallery.record["stride"], 20 if asked.quick else asked.many)
-    figure("resident_bytes_per_template", round((used() - before) / len(view), 1), "bytes")
-    ours = speed(figure, view, probes.vectors, people, asked.dim)
-    scoring(figure, view, probes.vectors, people, gallery.record["stride"])
+    stride = gallery.record["stride"]
+    if "recall" in only:
+        recall(figure, view, probes)
+    if "losses" in only:
+        losses(figure, view, crowd, people // asked.copies, stride, 20 if asked.quick else asked.many)
+    if "speed" in only:
+        timed(searching(view, probes.vectors), 100)
+        figure("resident_bytes_per_template", round((used() - before) / len(view), 1), "bytes")
+        ours = speed(figure, view, probes.vectors, people, asked.dim)
+    if "scores" in only:
+        scoring(figure, view, probes.vectors, people, stride)
     view.abandon()
     indexes.close()
+    return ours
+
+
+def by_two(
+    figure: Figure, gallery: Gallery, probes: NDArray[np.float32], ours: float, seconds: float, only: set[str]
+) -> None:
+    """What two threads serve."""
     indexes, view = gallery.open(2)
-    two = timed(searching(view, probes.vectors), 60)
-    figure("two_thread_speedup", round(ours / two, 2), "x", ms=round(1000 * two, 2))
-    beside(figure, gallery, view, probes.vectors, 4 if asked.quick else 15)
+    if "speed" in only:
+        two = timed(searching(view, probes), 60)
+        figure("two_thread_speedup", round(ours / two, 2), "x", ms=round(1000 * two, 2))
+    if "beside" in only:
+        beside(figure, gallery, view, probes, seconds)
     view.abandon()
     indexes.close()
-    replay(figure, gallery, 1_000 if asked.quick else 10_000)
 
 
 def recall(figure: Figure, view: GalleryView, probes: Probes) -> None:
