@@ -19,7 +19,7 @@ from service.gallery.calibrations import GalleryCalibration
 from service.gallery.catalog import WriteTransaction
 from service.identify.attributes import Gain
 from service.identify.habits import FittedHabits
-from service.recognition.habits import fit_prior
+from service.recognition.habits import fit_prior, told
 from service.recognition.observed import Case, fit_observed
 from service.recognition.own import Measured, measure
 
@@ -38,7 +38,7 @@ async def fit_habits(product: ProductAtDep, request: Request, gallery: Id) -> Re
     async def work(keep: Keep) -> None:
         def remember(tx: WriteTransaction, fitted: FittedHabits) -> None:
             body = HabitsOut(
-                bits=fitted.bits, bits_before=fitted.bits_before, visits=fitted.visits, habits=asdict(fitted.habits)
+                bits=fitted.bits, bits_before=fitted.bits_before, visits=fitted.visits, habits=told(fitted)
             )
             keep(tx, 200, body)
 

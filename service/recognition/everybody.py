@@ -53,6 +53,7 @@ class Everybody:
     any_digits: bool = False
     residents: Residents | None = None
     map: Map | None = None
+    gravity: Gravity | None = None
     travels: list[tuple[str, str, int]] = field(default_factory=list)
     travels_read: datetime | None = None
     living: dict[int, Rows] = field(default_factory=dict)
@@ -95,9 +96,10 @@ class Everybody:
                 self.population = self._population()
                 self.residents = Residents(self.rows, self.roll.numbers(HOME), self.population)
             population = self.residents.population
-            if self.map is None or len(self.map.lat) != len(population) or self._grown(population):
+            other = gravity != self.gravity or self.map is None or len(self.map.lat) != len(population)
+            if self.map is None or other or self._grown(population):
                 lat, lon = np.array(self.points).T
-                self.map = mapped(lat, lon, population, gravity)
+                self.map, self.gravity = mapped(lat, lon, population, gravity), gravity
             return self.residents, self.map, here
 
     def living_in(self, everybody: Residents, region: int) -> Rows:

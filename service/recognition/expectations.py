@@ -11,6 +11,7 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
@@ -36,7 +37,7 @@ from service.identify.prior import (
     recency,
     unknown_share,
 )
-from service.identify.travel import Gravity, affinity
+from service.identify.travel import Gravity, Map, affinity, mapped
 from service.recognition.calibrated import Calibrated, excess
 from service.recognition.everybody import Everybody
 from service.recognition.regions import CELL_RESOLUTION, REGION_RESOLUTION, coarser
@@ -54,6 +55,9 @@ MOST_DEVICES: Final = 50
 """Devices whose visits habits are fitted to."""
 
 HELD_OUT: Final = 0.2
+
+TRAVEL: Final = "travel_"
+"""Before the names of the parameters of travel, where they are kept with a gallery's habits."""
 
 DIGITS: Final = 4
 """How many digits a visitor is asked for."""
@@ -205,19 +209,24 @@ class Expectations:
         """The visits of the busiest devices, cut so that a fifth of the days of each lies after the cut. Blocks."""
         with self._catalog.read() as reading:
             everybody = self._of_gallery(gallery_pk)
-            found: list[Scene] = []
+            gravity = gravity_of(galleries.by_pk(reading, gallery_pk), self._gravity)
+            maps: dict[tuple[float, float], Map] = {}
+            found: list[tuple[Scene, int]] = []
             for device in self._visits.devices(reading, gallery_pk, limit=MOST_DEVICES):
                 cell, region = self._visits.place_of(reading, gallery_pk, device)
-                people_, map_, here = everybody.follow(reading, gallery_pk, self._gravity, region)
+                people_, map_, here = everybody.follow(reading, gallery_pk, gravity, region)
                 places: Places = (("device", device), ("cell", cell), ("region", region))
                 seen = [self._visits.at_place(reading, gallery_pk, kind, name) for kind, name in places if name]
                 cut = float(np.quantile(seen[0].days, 1 - HELD_OUT))
                 logs = [_log(each, cut) for each in seen]
                 seen_from, totals = self._travelled(reading, gallery_pk, everybody, len(map_.lat), here, now)
-                towards = affinity(map_, here, seen_from, totals, self._gravity)
-                found.append(Scene(logs[0], tuple(logs[1:]), towards))
-            people_, map_, _ = everybody.follow(reading, gallery_pk, self._gravity, None)
-        return [each for each in found if len(each.affinity) == len(people_.population)], people_
+                # What is held out must not be counted among the travels that shall tell it.
+                later = _later(seen[-1], cut, people_) if region is not None else 0.0
+                seen_from, totals = np.maximum(seen_from - later, 0.0), np.maximum(totals - later, 0.0)
+                scene = Scene(logs[0], tuple(logs[1:]), partial(_towards, maps, map_, here, seen_from, totals))
+                found.append((scene, len(totals)))
+            people_, map_, _ = everybody.follow(reading, gallery_pk, gravity, None)
+        return [scene for scene, regions in found if regions == len(people_.population)], people_
 
     def _expected(
         self,
@@ -250,13 +259,14 @@ class Expectations:
         """Everybody of a gallery, as of its newest revision. Blocks."""
         with self._catalog.read() as reading:
             found = self._of_gallery(gallery_pk)
-            found.follow(reading, gallery_pk, self._gravity, None)
+            found.follow(reading, gallery_pk, gravity_of(galleries.by_pk(reading, gallery_pk), self._gravity), None)
         return found
 
     def residents(self, gallery_pk: int) -> Residents:
         """Everybody who can be found, by home region. Blocks."""
         with self._catalog.read() as reading:
-            return self._of_gallery(gallery_pk).follow(reading, gallery_pk, self._gravity, None)[0]
+            gravity = gravity_of(galleries.by_pk(reading, gallery_pk), self._gravity)
+            return self._of_gallery(gallery_pk).follow(reading, gallery_pk, gravity, None)[0]
 
     def _of_gallery(self, gallery_pk: int) -> Everybody:
         with self._lock:
@@ -277,7 +287,9 @@ class Expectations:
         if region is None and context.device is not None:
             cell, region = self._visits.place_of(reading, gallery_pk, context.device)
         day = ((context.at or now) - EPOCH).days
-        found, map_, here = everybody.follow(reading, gallery_pk, self._gravity, region)
+        gallery = galleries.by_pk(reading, gallery_pk)
+        gravity = gravity_of(gallery, self._gravity)
+        found, map_, here = everybody.follow(reading, gallery_pk, gravity, region)
         own = self._calibrated.version(gallery_pk)
         # Visits are read again when one was added, when somebody left with theirs, and every day.
         seen_stamp = (self._visits.last_of(reading, gallery_pk), everybody.left, day)
@@ -288,7 +300,7 @@ class Expectations:
             if kept is not None and kept.stamp == stamp:
                 self._plans.move_to_end(key)
                 return kept
-        habits = habits_of(galleries.by_pk(reading, gallery_pk), self._habits)
+        habits = habits_of(gallery, self._habits)
         places: Places = (("device", context.device), ("cell", cell), ("region", region))
         if kept is not None and kept.seen_stamp == seen_stamp:
             seen = kept.seen
@@ -303,7 +315,7 @@ class Expectations:
         before = prior(
             levels,
             found,
-            affinity(map_, here, seen_from, totals, self._gravity),
+            affinity(map_, here, seen_from, totals, gravity),
             unknown_share(strangers, total, habits),
             habits,
         )
@@ -373,7 +385,36 @@ def _log(seen: DaysAtPlace, cut: float) -> Log:
 
 def habits_of(gallery: GalleryRecord, default: Habits) -> Habits:
     """The parameters that were fitted for a gallery, or the default."""
-    return default if gallery.habits is None else replace(default, **gallery.habits)
+    found = {name: value for name, value in (gallery.habits or {}).items() if not name.startswith(TRAVEL)}
+    return replace(default, **found)
+
+
+def gravity_of(gallery: GalleryRecord, default: Gravity) -> Gravity:
+    """The same of the parameters of travel."""
+    found = {name: value for name, value in (gallery.habits or {}).items() if name.startswith(TRAVEL)}
+    return replace(default, **{name.removeprefix(TRAVEL): value for name, value in found.items()})
+
+
+def _later(seen: DaysAtPlace, cut: float, everybody: Residents) -> NDArray[np.float64]:
+    """Visits after the cut, by the home of who came, (r,)."""
+    later = (seen.rows >= 0) & (seen.days > cut)
+    homes = everybody.homes(seen.rows[later])
+    return np.bincount(homes, seen.counts[later], minlength=len(everybody.population)).astype(np.float64)
+
+
+def _towards(
+    maps: dict[tuple[float, float], Map],
+    map_: Map,
+    region: int,
+    seen: NDArray[np.float64],
+    totals: NDArray[np.float64],
+    gravity: Gravity,
+) -> NDArray[np.float64]:
+    """K towards a region by other parameters; `maps` keeps what was worked out for them."""
+    key = gravity.d0, gravity.beta
+    if key not in maps or len(maps[key].lat) != len(map_.lat):
+        maps[key] = mapped(map_.lat, map_.lon, map_.population, gravity)
+    return affinity(maps[key], region, seen, totals, gravity)
 
 
 def _strangers(seen: DaysAtPlace, day: int, habits: Habits) -> tuple[float, float]:

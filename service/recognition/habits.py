@@ -9,9 +9,10 @@ from datetime import UTC, datetime
 from service.errors import CalibrationError
 from service.gallery import galleries
 from service.gallery.catalog import WriteTransaction
-from service.identify.habits import GRIDS, FittedHabits, fit_habits
+from service.identify.habits import GRIDS, TRAVELS, FittedHabits, fit_habits
 from service.identify.prior import Habits
-from service.recognition.expectations import habits_of
+from service.identify.travel import Gravity
+from service.recognition.expectations import TRAVEL, gravity_of, habits_of
 from service.recognition.product import Product
 
 Remember = Callable[[WriteTransaction, FittedHabits], None]
@@ -33,10 +34,16 @@ def fit_prior(product: Product, gallery: str, remember: Remember) -> None:
         record = galleries.get(reading, gallery)
     scenes, everybody = product.expectations.scenes(record.pk, now=datetime.now(UTC))
     try:
-        fitted = fit_habits(scenes, everybody, habits_of(record, Habits()))
+        fitted = fit_habits(scenes, everybody, habits_of(record, Habits()), gravity_of(record, Gravity()))
     except ValueError as error:
         raise CalibrationError(f"{error}; record visits with POST /v1/galleries/{gallery}/visits") from error
-    kept = {name: value for name, value in asdict(fitted.habits).items() if name in GRIDS}
+    names = {*GRIDS, *(TRAVEL + name for name in TRAVELS)}
+    kept = {name: value for name, value in told(fitted).items() if name in names}
     with product.catalog.write() as tx:
         galleries.update(tx, record.pk, {"habits": kept})
         remember(tx, fitted)
+
+
+def told(fitted: FittedHabits) -> dict[str, float]:
+    """Every parameter by name, as they are kept and answered."""
+    return asdict(fitted.habits) | {TRAVEL + name: value for name, value in asdict(fitted.gravity).items()}

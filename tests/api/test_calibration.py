@@ -24,6 +24,9 @@ def test_habits_are_fitted_to_visits_and_kept(service, gallery):
     with service.product.catalog.read() as reading:
         kept = galleries.get(reading, gallery.name).habits
     assert kept.items() <= answer["habits"].items()
+    assert {"tau", "eps", "travel_d0", "travel_beta", "travel_kappa"} <= kept.keys()
+    (face,) = gallery.identify(orl_photo(1, 2), context='{"device": "gate-7"}').json()["faces"]
+    assert face["person"] == "anna"
 
 
 def test_too_few_visits_fit_nothing(service, gallery):

@@ -262,6 +262,7 @@ def search_time(report: Report, size: Size, asked: argparse.Namespace) -> None:
                 drawn /= np.linalg.norm(drawn, axis=1, keepdims=True)
                 index.add(np.arange(first, first + len(drawn)), drawn)
             here_scale = scale(INDEXED_DIM, 0.0, int(20 * people / 3e-3))
+            note(f"searching {people:,} people ...")
             spent = []
             for device in random.choice(len(made.where), 20, replace=False).tolist():
                 here = plan(made, device, here_scale, here_scale, 3e-3, 3e-3)
@@ -279,6 +280,7 @@ def search_time(report: Report, size: Size, asked: argparse.Namespace) -> None:
             told_ = {"people": people, "searches": len(spent), "p95": round(float(np.quantile(spent, 0.95)), 3)}
             report.figure("search_ms_median", round(medians[-1], 3), "ms", dim=INDEXED_DIM, **told_)
         observed_time(report, made, here.budget)
+        note(f"{people:,} people done")
         del made
     chart(asked.out, "priors_search_ms", {"prior on": (list(size.indexed), medians)}, x="people", y="ms", log_x=True)
 

@@ -3,6 +3,7 @@ import pytest
 
 from service.identify.habits import FEWEST, Log, Scene, fit_habits, gain
 from service.identify.prior import Habits, prior, residents
+from service.identify.travel import Gravity, affinity, mapped
 
 PEOPLE = 500
 EVERYBODY = residents(np.arange(PEOPLE), np.ones(PEOPLE, np.int64), regions=2)
@@ -19,7 +20,7 @@ def scene(seed, *, fading=0.0, regulars=20, visits=300):
     rows = np.where((days > 40) | stays[places], first[places], second[places])
     passing = random.random(visits) < 0.2
     rows[passing] = random.integers(0, PEOPLE, passing.sum())
-    return Scene(Log(rows, days), (), EVEN)
+    return Scene(Log(rows, days), (), lambda _: EVEN)
 
 
 def test_the_gain_is_the_mean_log_of_the_prior_over_an_even_one():
@@ -36,7 +37,7 @@ def test_regulars_are_worth_bits():
 
 
 def test_without_a_history_nothing_is_gained():
-    lone = Scene(Log(np.array([3, 4]), np.array([-1.0, -2.0])), (), EVEN)
+    lone = Scene(Log(np.array([3, 4]), np.array([-1.0, -2.0])), (), lambda _: EVEN)
     assert gain([lone], EVERYBODY, Habits()) == (pytest.approx(0), 2)
 
 
@@ -61,3 +62,27 @@ def test_a_fit_on_other_days_holds_for_people_it_has_not_seen():
 def test_too_few_visits_are_refused():
     with pytest.raises(ValueError, match="too few"):
         fit_habits([scene(0, visits=40)], EVERYBODY, Habits())
+
+
+@pytest.mark.parametrize("beta", [1.0, 3.0])
+def test_how_far_people_travel_is_learnt_from_who_came(beta):
+    """Visitors who come once, by gravity with this beta, to devices in a country of 25 towns."""
+    towns, random = 25, np.random.default_rng(1)
+    home = np.repeat(np.arange(towns + 1), [0] + [40] * towns)
+    everybody = residents(np.arange(len(home)), home, regions=towns + 1)
+    lat, lon = np.full(towns + 1, 48.0), 8 + 0.2 * np.arange(towns + 1)
+    nothing = np.zeros(towns + 1)
+
+    def towards(region, gravity):
+        made = mapped(lat, lon, everybody.population, gravity)
+        return affinity(made, region, nothing, nothing, gravity)
+
+    scenes = []
+    for region in (3, 12, 20):
+        weights = towards(region, Gravity(beta=beta))[home]
+        rows = random.choice(len(home), 200, p=weights / weights.sum())
+        scenes.append(Scene(Log(rows, -1 - random.random(200)), (), lambda g, region=region: towards(region, g)))
+    found = fit_habits(scenes, everybody, Habits())
+    # Another d0 with another beta may say nearly the same, so it is what they tell that counts.
+    assert found.bits > gain(scenes, everybody, found.habits, Gravity(beta=beta))[0] - 0.02
+    assert found.bits > gain(scenes, everybody, found.habits)[0] + 0.1

@@ -272,3 +272,27 @@ def test_who_is_enrolled_elsewhere_makes_nobody_read_the_visits_again(catalog, s
     with catalog.write() as tx:
         forgetting.forget(tx, staff, "p3")
     assert read() > 0
+
+
+def test_how_a_gallery_s_people_travel_is_its_own(catalog, staff, expect):
+    def odds():
+        near, far = of(expect(cell=HOME), key(catalog, staff, 3), key(catalog, staff, 13))
+        return near / far
+
+    before = odds()
+    with catalog.write() as tx:
+        galleries.update(tx, staff, {"habits": {"tau": 30.0, "travel_beta": 0.5}})
+    assert odds() < 0.8 * before
+
+
+def test_what_is_held_out_is_not_among_the_travels_that_shall_tell_it(catalog, staff, calibration):
+    for days in range(10):
+        visited(catalog, staff, 13, days=days)  # from far away, every day
+    expectations = Expectations(catalog, CatalogVisits(), Calibrated(calibration), Habits(), Gravity())
+    (scene,), everybody = expectations.scenes(staff, now=NOW)
+    far = everybody.homes(np.array([key(catalog, staff, 13)]))[0]
+    told = scene.affinity(Gravity(kappa=1e-9))[far]
+    assert (scene.device.days < 0).sum() == 2
+    assert told == pytest.approx(1.0)  # eight visits of eight
+    strong = scene.affinity(Gravity(kappa=8.0))[far]
+    assert strong == pytest.approx(0.5, abs=0.01)  # ten of ten would be 0.56

@@ -13,7 +13,9 @@ from service.api.schemas.common import FreeJson, Id, example
 class HabitsOut(BaseModel):
     """A fitted prior: what it tells of a visit over an even one, in bits, with the parameters before and now."""
 
-    model_config = example({"bits": 4.2, "bits_before": 3.9, "visits": 812, "habits": {"tau": 30.0, "theta": 5.0}})
+    model_config = example(
+        {"bits": 4.2, "bits_before": 3.9, "visits": 812, "habits": {"tau": 30.0, "theta": 5.0, "travel_beta": 1.5}}
+    )
 
     bits: float
     bits_before: float
