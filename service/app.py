@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import ipaddress
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -33,6 +33,7 @@ from service.gallery.idempotency import Claims
 from service.gallery.index.indexes import LocalIndexes
 from service.gallery.index.protocol import Indexes
 from service.gallery.people import homes_of
+from service.gallery.records import GalleryRecord
 from service.gallery.views import Views
 from service.gallery.visits import CatalogVisits, Visits
 from service.identify.fusion import fuse
@@ -207,6 +208,8 @@ async def _open(app: FastAPI, settings: Settings, stack: AsyncExitStack) -> Prod
     if importer.root.path is not None:
         importer.start()
         stack.push_async_callback(asyncio.to_thread, importer.stop)
+    preparing = asyncio.create_task(_prepare(product), name="preparing")
+    stack.push_async_callback(_stop, preparing)
     expiry = asyncio.create_task(_forget_expired(product, settings.import_days), name="expiry")
     stack.push_async_callback(_stop, expiry)
     measuring = asyncio.create_task(_measure_grown(product, settings.measure_growth), name="measuring")
@@ -331,18 +334,32 @@ def _load(store: ModelStore, settings: Settings, memory: Path, streams: int) -> 
 def _open_views(product: Product) -> None:
     """Open every gallery of this model before the first request, so that none pays for it."""
     product.views.sweep()
+    for gallery in _galleries(product):
+        if gallery.model_digest == product.model.digest:
+            product.views.of(gallery.pk)
+        else:
+            log.warning("gallery %s is bound to another model than %s", gallery.name, product.model.name)
+
+
+def _galleries(product: Product) -> Iterator[GalleryRecord]:
     after: str | None = None
     while True:
         with product.catalog.read() as reading:
             found = page(reading, after=after)
-        for gallery in found.items:
-            if gallery.model_digest == product.model.digest:
-                product.views.of(gallery.pk)
-            else:
-                log.warning("gallery %s is bound to another model than %s", gallery.name, product.model.name)
+        yield from found.items
         if found.next is None:
             return
         after = found.next
+
+
+async def _prepare(product: Product) -> None:
+    """Read who lives where, beside the first requests, so that the first with a context need not wait for it."""
+    try:
+        for gallery in await asyncio.to_thread(lambda: list(_galleries(product))):
+            if gallery.model_digest == product.model.digest:
+                await asyncio.to_thread(product.expectations.prepare, gallery.pk)
+    except VultusError as error:
+        log.warning("who lives where could not be read beforehand: %s", error.detail)
 
 
 async def _measure_grown(product: Product, growth: float) -> None:

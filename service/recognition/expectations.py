@@ -255,6 +255,17 @@ class Expectations:
         near = self._calibrated.near(gallery_pk, far, neighbours, alpha)
         return Scales(near, far, local, excess(near, far))
 
+    def as_of(self, gallery_pk: int) -> int:
+        """The revision whose people were read last, -1 where nobody was yet."""
+        return self._of_gallery(gallery_pk).revision
+
+    def prepare(self, gallery_pk: int) -> None:
+        """Read who lives where if there are visits that a prior is made of: a million people take seconds. Blocks."""
+        with self._catalog.read() as reading:
+            visited = self._visits.last_of(reading, gallery_pk) > 0
+        if visited:
+            self.residents(gallery_pk)
+
     def everybody(self, gallery_pk: int) -> Everybody:
         """Everybody of a gallery, as of its newest revision. Blocks."""
         with self._catalog.read() as reading:

@@ -3,11 +3,13 @@
 import json
 import shutil
 import sqlite3
+import time
 
 import pytest
 
 from service.artifact.store import ModelStore
 from service.errors import DataFolderInUseError, ModelDamagedError, ModelMissingError, StorageError
+from service.gallery import galleries
 from service.settings import CHECKOUT
 from tests.conftest import Gallery, assert_problem
 from tests.faces import orl_photo
@@ -33,6 +35,22 @@ def test_a_stopped_service_starts_again_with_everything(start):
     assert answers(again) == before
     assert again.service.get(again.people).json() == people
     assert [found["faces"][0]["person"] for found in before] == ["p1", "p2", "p3", None]
+
+
+def test_who_lives_where_is_read_before_the_first_question_after_a_start(start):
+    gallery = staffed(start())
+    visit = {"person": "p1", "device": "gate", "confirmed_by": "card"}
+    assert gallery.service.post(f"{gallery.path}/visits", json=visit).status_code == 201
+    gallery.service.post("/v1/galleries", json={"name": "unvisited"})
+    start.stop()
+    product = start().product
+    with product.catalog.read() as reading:
+        visited, unvisited = (galleries.get(reading, name).pk for name in ("staff", "unvisited"))
+    until = time.monotonic() + 20
+    while product.expectations.as_of(visited) < 0 and time.monotonic() < until:
+        time.sleep(0.02)
+    assert product.expectations.as_of(visited) > 0
+    assert product.expectations.as_of(unvisited) == -1
 
 
 def damaged(content):

@@ -161,8 +161,8 @@ class Bench:
             fnir = (none + other) / size.mated
             told_ = {**self.told, "certainty": certainty, "misses": none + other, "somebody_else": other}
             self.report.figure("fnir_at_certainty", round(100 * fnir, 3), "%", **told_)
-        off, counted, worst = reliability(certain)
-        more = {**self.told, "cases": counted, "decile": worst}
+        off, counted, worst, noise = reliability(certain)
+        more = {**self.told, "cases": counted, "decile": worst, "standard_error": round(100 * noise, 2)}
         self.report.figure("reliability_worst_decile", round(100 * off, 2), "points", **more)
 
     def look(self, here: Plan, rule: Rule, probe: Scorer) -> Found:
@@ -236,18 +236,23 @@ def hard_tiers(
     return best, chosen
 
 
-def reliability(certain: list[tuple[float, bool]]) -> tuple[float, int, int]:
-    """How far the posterior is off in the worst decile with a hundred cases or more, its cases, and which it is."""
+def reliability(certain: list[tuple[float, bool]]) -> tuple[float, int, int, float]:
+    """How far the posterior is off in the worst decile with a hundred cases or more.
+
+    Returns:
+        By how much, the cases of that decile, which it is, and what chance alone would put it off by (a standard error).
+    """
     posterior, true = np.array([each[0] for each in certain]), np.array([each[1] for each in certain])
     decile = np.minimum((posterior * 10).astype(int), 9)
-    worst, cases, which = 0.0, 0, -1
+    worst, cases, which, noise = 0.0, 0, -1, 0.0
     for each in range(10):
         inside = decile == each
         if inside.sum() >= 100:
             off = abs(float(posterior[inside].mean() - true[inside].mean()))
             if off >= worst:
-                worst, cases, which = off, int(inside.sum()), each
-    return worst, cases, which
+                spread = float((posterior[inside] * (1 - posterior[inside])).mean())
+                worst, cases, which, noise = off, int(inside.sum()), each, float(np.sqrt(spread / inside.sum()))
+    return worst, cases, which, noise
 
 
 def search_time(report: Report, size: Size, asked: argparse.Namespace) -> None:
