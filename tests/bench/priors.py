@@ -240,7 +240,7 @@ def reliability(certain: list[tuple[float, bool]]) -> tuple[float, int, int, flo
     """How far the posterior is off in the worst decile with a hundred cases or more.
 
     Returns:
-        By how much, the cases of that decile, which it is, and what chance alone would put it off by (a standard error).
+        By how much, the cases of that decile, which it is, and the standard error that chance alone has there.
     """
     posterior, true = np.array([each[0] for each in certain]), np.array([each[1] for each in certain])
     decile = np.minimum((posterior * 10).astype(int), 9)
