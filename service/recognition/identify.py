@@ -335,7 +335,7 @@ def _expected(
     with product.catalog.read() as reading:
         known = by_pks(reading, found.rows.tolist())
     version = product.calibrated.version(gallery.pk)
-    return _told(face, expected, found, known, spent, rule.certainty, version)
+    return _told(face, expected, found, known, spent, rule, version)
 
 
 def _told(
@@ -344,7 +344,7 @@ def _told(
     found: Found,
     known: dict[int, Indexed],
     spent: float,
-    certainty: float,
+    rule: Rule,
     version: int,
 ) -> Identified:
     candidates = tuple(
@@ -371,11 +371,11 @@ def _told(
         candidates=candidates,
         tiers=tuple(Tier(each.tier, each.scored, each.posterior) for each in found.tiers),
         search_ms=spent,
-        words=_words(decision, best, found, expected),
+        words=_words(decision, best, found, expected, rule),
         basis=Basis(
             expected.budget.prior.unknown,
             None if best is None else _lift(best, expected),
-            certainty,
+            rule.certainty,
             version,
         ),
     )
@@ -387,7 +387,7 @@ def _lift(best: Candidate, expected: Expected) -> float:
     return odds / (1 + odds) * expected.budget.prior.residents.people / (1 - expected.budget.prior.unknown)
 
 
-def _words(decision: str, best: Candidate | None, found: Found, expected: Expected) -> str:
+def _words(decision: str, best: Candidate | None, found: Found, expected: Expected, rule: Rule) -> str:
     """How the answer came about, in a sentence or two."""
     scored = sum(tier.scored for tier in found.tiers)
     people = expected.budget.prior.residents.people
@@ -395,13 +395,29 @@ def _words(decision: str, best: Candidate | None, found: Found, expected: Expect
     if best is None:
         return f"{looked}; there was nobody to compare with."
     lift = _lift(best, expected)
+    needed = (
+        f"safe mode asks for evidence of {1 / expected.budget.fpir:.3g} for somebody, there is {found.evidence:.3g}"
+        if rule.safe
+        else f"so {found.thresholds[0]:.3f} was needed"
+    )
     story = (
         f"{looked}. Before the face was compared, {best.person} was {lift:.3g} times as likely as anybody among "
-        f"{people:,} people; so {found.thresholds[0]:.3f} was needed, and the similarity is {best.similarity:.3f}."
+        f"{people:,} people; {needed}, and the similarity is {best.similarity:.3f}."
     )
     ends = {
         "match": f" All considered it is {best.person} with a probability of {best.posterior:.4f}.",
         "ask": " The face alone does not decide; digits would.",
-        "unknown": " That does not suffice.",
+        "unknown": _missing(best, found, expected, rule),
     }
     return story + ends[decision]
+
+
+def _missing(best: Candidate, found: Found, expected: Expected, rule: Rule) -> str:
+    """What the best candidate fell short of."""
+    enough = found.evidence >= 1 / expected.budget.fpir if rule.safe else best.similarity >= float(found.thresholds[0])
+    if enough and best.posterior < rule.certainty:
+        return (
+            f" That would suffice, but all considered it is {best.person} with a probability of {best.posterior:.4f} "
+            f"only, and {rule.certainty:g} is asked for."
+        )
+    return " That does not suffice."

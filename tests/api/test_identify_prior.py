@@ -109,7 +109,10 @@ def test_the_answer_is_explained_in_words(ask):
     words = ask(like(2, 0.6), device="gate").words
     assert "p2" in words
     assert "similarity is 0.600" in words
+    assert "was needed" in words
     assert ask(like(2, 0.6)).words is None
+    assert ask(like(2, 0.3), device="gate").words.endswith("That does not suffice.")
+    assert "safe mode asks for evidence of" in ask(like(2, 0.6), device="gate", safe=True).words
 
 
 @pytest.mark.parametrize(
@@ -321,6 +324,11 @@ def test_two_people_with_the_same_photo_are_not_told_apart(gallery):
     (face,) = gallery.identify(orl_photo(1, 2), context='{"device": "gate"}').json()["faces"]
     assert face["decision"] == "unknown"
     assert face["candidates"][0]["posterior"] < 0.6
+    asked = json.dumps({"device": "gate"})
+    (strict,) = gallery.identify(orl_photo(1, 2), context=asked, certainty=0.9).json()["faces"]
+    assert strict["similarity"] >= strict["threshold"]
+    assert "would suffice" in strict["trace"]["words"]
+    assert "0.9 is asked for" in strict["trace"]["words"]
 
 
 def test_a_million_visits_of_one_person_leave_room_for_the_others(service, town, ask):
