@@ -7,7 +7,7 @@ the one where it may be alive, and whether it is, that segment says.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from service.gallery.embeddings import Rows
 from service.gallery.index.rows import Positions
 from service.gallery.index.sealed import Sealed
+from service.gallery.index.segment import BLOCK
 
 SPARSE: Final = 4
 """A table of places by row is kept up to this many times the rows that there are; a lookup takes 20 ns there and a
@@ -61,19 +62,29 @@ class Directory:
 
     @functools.cached_property
     def _known(self) -> _Table | _Sorted:
-        living = [np.flatnonzero(each.alive) for each in self._sealed]
-        none = np.empty(0, np.int64)
-        rows = np.concatenate(
-            [none, *(each.segment.rows[here] for each, here in zip(self._sealed, living, strict=True))]
+        held = [each.segment.rows for each in self._sealed if len(each.segment)]
+        low, high = (
+            min((int(rows.min()) for rows in held), default=0),
+            max((int(rows.max()) for rows in held), default=-1),
         )
-        places = np.concatenate([none, *(first + here for first, here in zip(self.starts, living, strict=False))])
-        low, high = (int(rows.min()), int(rows.max())) if len(rows) else (0, -1)
-        if high - low < SPARSE * len(rows):
+        count = sum(each.living for each in self._sealed)
+        if high - low < SPARSE * count:
             table = np.full(high - low + 3, -1, np.int32)
-            table[rows - (low - 1)] = places
-            return _Table(low - 1, table, len(rows))
+            for rows, places in self._living():
+                table[rows - (low - 1)] = places
+            return _Table(low - 1, table, count)
+        none = (np.empty(0, np.int64), np.empty(0, np.int64))
+        rows, places = (np.concatenate(parts) for parts in zip(none, *self._living(), strict=True))
         order = np.argsort(rows)
         return _Sorted(np.append(rows[order], LAST), np.append(places[order], -1).astype(np.int32))
+
+    def _living(self) -> Iterator[tuple[Rows, Positions]]:
+        """Rows that are alive, and their places, some at a time: all at once would take as much memory as codes do."""
+        for each, start in zip(self._sealed, self.starts.tolist(), strict=False):
+            alive = each.alive
+            for first in range(0, len(alive), BLOCK):
+                positions = first + np.flatnonzero(alive[first : first + BLOCK])
+                yield each.segment.rows[positions], start + positions
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -28,7 +28,7 @@ from service.errors import SnapshotError, StorageError
 from service.gallery.embeddings import Rows, checked
 from service.gallery.index import building, memory, snapshot
 from service.gallery.index.builder import Builder, Cancelled
-from service.gallery.index.codes import Bits, Layout, Part
+from service.gallery.index.codes import Bits, Layout, Part, give_back
 from service.gallery.index.directory import Directory
 from service.gallery.index.files import read_ahead
 from service.gallery.index.flat import Flat
@@ -299,6 +299,7 @@ class LocalIndex:
             began = time.perf_counter()
             go()
             self._costs.seconds[way] = (time.perf_counter() - began) / max(1, read)
+        give_back()
 
     def _has_room(self) -> bool:
         return self._state.growing.length < self._means.sizes.waiting or self._stuck or self._closed
