@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final
 
 import numpy as np
@@ -124,7 +125,9 @@ class Budget:
         homes, named = self.prior.residents.homes(rows), self.prior.names(rows)
         prior, near = self.prior.of(rows, homes=homes, named=named), named | self.scales.local[homes]
         wanted = self.demand - np.log(prior)
-        tail = np.where(near, self.scales.near.score(wanted), self.scales.far.score(wanted))
+        tail = self.scales.far.score(wanted)
+        if self.scales.near is not self.scales.far:
+            tail = np.where(near, self.scales.near.score(wanted), tail)
         return Expectation(prior, near, np.maximum(tail, self._floor(rows, near)))
 
     def thresholds(self, rows: Rows) -> Numbers:
@@ -136,16 +139,21 @@ class Budget:
         return self._floor(rows, self.near(rows), vouched=vouched)
 
     def _floor(self, rows: Rows, near: NDArray[np.bool_], *, vouched: bool = False) -> Numbers:
-        by_tier = [
-            np.where(near, _least(self.scales.near, fmr), _least(self.scales.far, fmr))
-            for fmr in (self.floors.fmr, self.floors.vouched_fmr)
-        ]
-        return np.where(np.isin(rows, self.floors.vouched) | vouched, by_tier[1], by_tier[0])
+        plain, eased = (np.where(near, *each) for each in self._least)
+        if vouched:
+            return eased
+        return np.where(np.isin(rows, self.floors.vouched), eased, plain) if len(self.floors.vouched) else plain
+
+    @cached_property
+    def _least(self) -> list[tuple[float, float]]:
+        """The floor of who is near and of who is not: without a second factor, and with one."""
+        rates = (self.floors.fmr, self.floors.vouched_fmr)
+        return [(_least(self.scales.near, fmr), _least(self.scales.far, fmr)) for fmr in rates]
 
     @property
     def least(self) -> float:
         """The floor of anybody from afar."""
-        return _least(self.scales.far, self.floors.fmr)
+        return self._least[0][1]
 
     def llrs(self, near: NDArray[np.bool_], similarities: Numbers) -> Numbers:
         """The log-likelihood ratio of each, (k,), given who counts as near."""
