@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -218,13 +219,14 @@ class Config(_Section):
 
     def identity(self) -> dict[str, Any]:
         """What a checkpoint must agree with to be gone on with: everything that shapes its tensors and its batches."""
-        network, head, data = self.network, self.head, self.data
+        network, head, data, teacher = self.network, self.head, self.data, self.teacher
         return {
             "network": [network.name, network.dim],
             "head": [head.margin, dict(head.options), head.fraction, head.sub_centres, head.centre_loss > 0],
             "optimiser": [self.optimiser.name, self.optimiser.average > 0],
             "batches": [data.sampler, list(data.weights), data.each, self.run.batch, self.run.epochs, self.run.seed],
-            "teacher": [self.teacher.alone],
+            "augment": asdict(self.augment),
+            "teacher": [teacher.alone, teacher.sees, teacher.mix, teacher.model is not None],
         }
 
 

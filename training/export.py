@@ -222,7 +222,8 @@ def _data(trained: Trained) -> str:
 def _recipe(trained: Trained) -> str:
     config = trained.config
     head = "no labels" if config.teacher.alone else f"{config.head.margin} {config.head.options}"
-    teacher = "" if config.teacher.model is None else f", taught by {config.teacher.model}"
+    # Where it lay is of no use to whoever reads the card, and may say more of its maker's machine than it should.
+    teacher = "" if config.teacher.model is None else f", taught by {'/'.join(config.teacher.model.parts[-2:])}"
     return f"{config.network.name}, {head}{teacher}, {trained.step} steps of {config.run.batch} photos"
 
 

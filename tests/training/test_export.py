@@ -33,7 +33,7 @@ def run(tmp_path_factory):
     """A short run that kept a running average."""
     folder = tmp_path_factory.mktemp("run")
     people = people_folder(folder / "people", people=2, each=2)
-    wanted = ["data.workers=0", "network.dim=16", "run.batch=4", "run.epochs=10", "run.device=cpu"]
+    wanted = ["data.workers=0", "network.dim=16", "run.batch=4", "run.epochs=10", "run.device=cpu", "run.threads=1"]
     train(load(None, [f"data.train=['{people}']", f"run.folder={folder}", "optimiser.average=0.9", *wanted]))
     return folder
 

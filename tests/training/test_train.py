@@ -167,10 +167,11 @@ def test_a_run_can_go_back_and_pass_a_bad_batch_over(people, tmp_path):
     assert (model["step"], model["left_out"]) == (2, [1])
 
 
-def test_a_checkpoint_of_another_configuration_is_refused(people, uninterrupted, tmp_path):
+@pytest.mark.parametrize(("part", "change"), [("network", "network.dim=32"), ("augment", "augment.erase=0.7")])
+def test_a_checkpoint_of_another_configuration_is_refused(people, uninterrupted, tmp_path, part, change):
     shutil.copytree(uninterrupted / "checkpoints", tmp_path / "checkpoints")
-    with pytest.raises(CheckpointError, match="belongs to another configuration: it has network"):
-        train(load(None, changes(people, tmp_path, *THOROUGH, "network.dim=32")))
+    with pytest.raises(CheckpointError, match=f"belongs to another configuration: it has {part}"):
+        train(load(None, changes(people, tmp_path, *THOROUGH, change)))
 
 
 def test_a_run_whose_disk_is_full_stops_and_the_checkpoint_before_is_gone_on_with(people, uninterrupted, tmp_path):
