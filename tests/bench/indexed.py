@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,13 +13,13 @@ from service.gallery.index.protocol import Owner
 
 
 @contextmanager
-def index_of(dim: int) -> Iterator[LocalIndex]:
-    """An empty index, searched by one thread."""
+def index_of(dim: int) -> Iterator[tuple[LocalIndex, Callable[[], None]]]:
+    """An empty index, searched by one thread, and what waits until nothing is being sealed or merged any more."""
     with tempfile.TemporaryDirectory(prefix="vultus-bench-") as folder:
         indexes = LocalIndexes(Path(folder))
         index = indexes.of(Owner("bench", 1, "bench", dim), 0)
         try:
-            yield index
+            yield index, indexes.settle
         finally:
             index.close()
             indexes.close()

@@ -219,7 +219,7 @@ def search(embeddings: Embeddings) -> Searched:
     row_of = {person: row for row, person in enumerate(enrolled)}
     probes = [name for person in several for name in photos[person][1:]]
     strangers = [names[0] for person, names in sorted(photos.items()) if len(names) == 1]
-    with index_of(len(next(iter(embeddings.values())))) as index:
+    with index_of(len(next(iter(embeddings.values())))) as (index, _):
         index.add(np.arange(len(enrolled)), np.stack([embeddings[photos[person][0]] for person in enrolled]))
         mated = index.search(_units(embeddings, probes), 1)
         unknown = index.search(_units(embeddings, strangers), 1)

@@ -2,7 +2,8 @@
 
 A made-up country (`priors_world`) visits its devices; every answer comes from the service's own prior, budget and
 planner. Scores are synthetic (`priors_scores`), of two effective dimensions, or those of a real index where time is
-measured. A last part (`priors_real`) does the same with the faces of LFW.
+measured; what a change of the gallery costs is measured on a real catalog (`priors_revisions`). A last part
+(`priors_real`) does the same with the faces of LFW.
 
 Arms in which strangers are counted (`priors_strangers`): the history is right; the homes on file are wrong for a fifth
 of the people; half of the regulars of each device have changed since; neighbours look alike, with a scale of their own
@@ -31,6 +32,7 @@ from tests.bench.lfw import TRAINING_FOLDS, all_pairs
 from tests.bench.lfw_data import SAME_PERSON, Lfw, load_lfw, person_of
 from tests.bench.loop import Loop
 from tests.bench.priors_real import real
+from tests.bench.priors_revisions import revisions
 from tests.bench.priors_scores import Scorer, scale
 from tests.bench.priors_strangers import DIGITS, Strangers, second, typed
 from tests.bench.priors_world import HABITS, Plan, World, plan, world
@@ -40,6 +42,7 @@ DIMENSIONS = (120, 250)
 BOOTSTRAPS = 500
 CERTAINTIES = (0.5, 0.8, 0.9, 0.95, 0.99, 0.999)
 INDEXED_DIM = 64
+PARTS = ["mated", "strangers", "time", "revisions", "calibration", "real"]
 
 
 @dataclass(frozen=True)
@@ -63,12 +66,13 @@ QUICK = Size(50_000, 40, 400, 20, 1_500, 20_000, (3e-3,), (10_000, 50_000))
 def main() -> None:
     options = parser(__doc__ or "")
     options.add_argument("--strangers", type=int, help="strangers in each arm")
+    options.add_argument("--indexed", type=int, action="append", help="only galleries of this size are timed")
     options.add_argument("--visitors", type=int, help="visitors who are enrolled")
     options.add_argument("--dimension", type=int, action="append", help="only these effective dimensions; 0 for none")
     options.add_argument("--alpha", type=float, action="append", help="only these target rates")
     options.add_argument("--certainty", type=float, default=Rule().certainty, help="least posterior of a match")
     options.add_argument("--embeddings", type=Path, help="file that keeps the embeddings of LFW between runs")
-    options.add_argument("--only", choices=["mated", "strangers", "time", "calibration", "real"], help="only this part")
+    options.add_argument("--only", choices=PARTS, help="only this part")
     asked = options.parse_args()
     size = QUICK if asked.quick else FULL
     size = replace(
@@ -76,6 +80,7 @@ def main() -> None:
         mated=asked.visitors or size.mated,
         strangers=asked.strangers or size.strangers,
         alphas=tuple(asked.alpha) if asked.alpha else size.alphas,
+        indexed=tuple(asked.indexed) if asked.indexed else size.indexed,
     )
     lfw = load_lfw(asked.data)
     report = Report("priors")
@@ -85,6 +90,8 @@ def main() -> None:
         synthetic(report, size, asked)
     if asked.only in {None, "time"}:
         search_time(report, size, asked)
+    if asked.only in {None, "revisions"}:
+        revisions(report, size.people)
     if asked.only == "real" or (asked.only is None and not asked.quick):
         for alpha in size.alphas:
             real(report, lfw, size.people, alpha, Rule(certainty=asked.certainty), asked.embeddings)
@@ -261,11 +268,12 @@ def search_time(report: Report, size: Size, asked: argparse.Namespace) -> None:
     for people in size.indexed:
         made = world(people, max(20, people // 2_500), max(40, min(people // 250, 4_000)))
         random = np.random.default_rng(0)
-        with index_of(INDEXED_DIM) as index:
+        with index_of(INDEXED_DIM) as (index, settle):
             for first in range(0, people, 50_000):
                 drawn = random.standard_normal((min(50_000, people - first), INDEXED_DIM), np.float32)
                 drawn /= np.linalg.norm(drawn, axis=1, keepdims=True)
                 index.add(np.arange(first, first + len(drawn)), drawn)
+            settle()
             here_scale = scale(INDEXED_DIM, 0.0, int(20 * people / 3e-3))
             note(f"searching {people:,} people ...")
             spent = []
