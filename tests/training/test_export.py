@@ -33,7 +33,7 @@ def run(tmp_path_factory):
     """A short run that kept a running average."""
     folder = tmp_path_factory.mktemp("run")
     people = people_folder(folder / "people", people=2, each=2)
-    wanted = ["data.workers=0", "network.dim=16", "run.batch=4", "run.epochs=10", "run.device=cpu", "run.threads=1"]
+    wanted = ["data.workers=0", "network.dim=16", "run.batch=4", "run.epochs=10", "run.device=cpu"]
     train(load(None, [f"data.train=['{people}']", f"run.folder={folder}", "optimiser.average=0.9", *wanted]))
     return folder
 
@@ -95,12 +95,13 @@ def test_the_manifest_says_how_the_model_was_made_and_measured(exported):
 
 def test_every_variant_is_smaller_and_has_its_own_figures_beside_those_of_float32(exported):
     store, manifest = exported
-    assert {each.precision for each in manifest.variants} == {"int8", "bf16"}
+    # Ten steps on four photos: whether int8 comes near enough to be listed, and in which engines, is the processor's.
+    assert {"bf16"} <= {each.precision for each in manifest.variants} <= {"int8", "bf16"}
     for variant in manifest.variants:
         assert variant.file.bytes < 0.7 * manifest.file.bytes
         assert store.file(manifest, variant).stat().st_size == variant.file.bytes
         assert variant.measured["cosine_to_float32_least"] > 0.95
-        shared = {name for name in manifest.measured if not name.startswith("parity")}
+        shared = {name for name in manifest.measured if not name.startswith(("parity", "openvino_", "onnxruntime_"))}
         assert variant.measured.keys() >= shared
 
 
@@ -108,7 +109,7 @@ def test_a_lost_variant_is_made_again_from_the_float32_file(exported):
     store, manifest = exported
     for variant in manifest.variants:
         store.file(manifest, variant).unlink()
-    assert [each.state for each in store.fetch("small")] == ["whole"] * 3
+    assert [each.state for each in store.fetch("small")] == ["whole"] * (1 + len(manifest.variants))
 
 
 def test_a_card_lies_beside_the_manifest_and_shows_the_files_side_by_side(exported):
@@ -119,7 +120,7 @@ def test_a_card_lies_beside_the_manifest_and_shows_the_files_side_by_side(export
     rows = {line.split(" | ")[0].strip("| "): line for line in card.splitlines()}
     for entry in (manifest.file, *(each.file for each in manifest.variants)):
         assert entry.sha256 in rows["SHA-256"]
-    assert rows["lfw_accuracy"].count("|") == 5
+    assert rows["lfw_accuracy"].count("|") == 3 + len(manifest.variants)
 
 
 def test_a_name_that_is_taken_is_refused(exported, run):
