@@ -119,6 +119,9 @@ def _session(model: bytes, providers: list[str], streams: int) -> ort.InferenceS
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
+    # Codes are computed as the file says: put together, their products saturate on processors without VNNI, and what
+    # is chosen or judged by this engine would be another network there.
+    options.add_session_config_entry("session.disable_quant_qdq", "1")
     if streams > 1:
         # Concurrent runs would all fight for one arena's high-water mark after a burst of large photos.
         options.enable_mem_pattern = False

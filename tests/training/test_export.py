@@ -93,15 +93,21 @@ def test_the_manifest_says_how_the_model_was_made_and_measured(exported):
     assert manifest.sample is not None
 
 
+def bf16_is_computed_here():
+    asked = "import openvino; print(openvino.Core().get_property('CPU', 'OPTIMIZATION_CAPABILITIES'))"  # as above
+    return "BF16" in subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True).stdout
+
+
 def test_every_variant_is_smaller_and_has_its_own_figures_beside_those_of_float32(exported):
     store, manifest = exported
-    # Ten steps on four photos: whether int8 comes near enough to be listed, and in which engines, is the processor's.
-    assert {"bf16"} <= {each.precision for each in manifest.variants} <= {"int8", "bf16"}
+    assert {each.precision for each in manifest.variants} == {"int8", "bf16"}
     for variant in manifest.variants:
         assert variant.file.bytes < 0.7 * manifest.file.bytes
         assert store.file(manifest, variant).stat().st_size == variant.file.bytes
         assert variant.measured["cosine_to_float32_least"] > 0.95
-        shared = {name for name in manifest.measured if not name.startswith(("parity", "openvino_", "onnxruntime_"))}
+        shared = {name for name in manifest.measured if not name.startswith("parity")}
+        if variant.precision == "bf16" and not bf16_is_computed_here():
+            shared -= {"openvino_crops_per_second"}
         assert variant.measured.keys() >= shared
 
 
@@ -109,7 +115,7 @@ def test_a_lost_variant_is_made_again_from_the_float32_file(exported):
     store, manifest = exported
     for variant in manifest.variants:
         store.file(manifest, variant).unlink()
-    assert [each.state for each in store.fetch("small")] == ["whole"] * (1 + len(manifest.variants))
+    assert [each.state for each in store.fetch("small")] == ["whole"] * 3
 
 
 def test_a_card_lies_beside_the_manifest_and_shows_the_files_side_by_side(exported):
@@ -120,7 +126,7 @@ def test_a_card_lies_beside_the_manifest_and_shows_the_files_side_by_side(export
     rows = {line.split(" | ")[0].strip("| "): line for line in card.splitlines()}
     for entry in (manifest.file, *(each.file for each in manifest.variants)):
         assert entry.sha256 in rows["SHA-256"]
-    assert rows["lfw_accuracy"].count("|") == 3 + len(manifest.variants)
+    assert rows["lfw_accuracy"].count("|") == 5
 
 
 def test_a_name_that_is_taken_is_refused(exported, run):
