@@ -9,14 +9,12 @@ memory, and their time is scaled by the number of people; each figure says so.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shutil
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,29 +24,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.gallery import bulk, galleries
-from service.gallery.catalog import Catalog
 from service.gallery.index.codes import Layout
-from service.gallery.index.indexes import LocalIndexes
-from service.gallery.index.local import SEGMENT, Sizes
 from service.gallery.index.memory import used
-from service.gallery.index.protocol import Owner
 from service.gallery.records import NewTemplate, PersonFields
 from service.gallery.view import GalleryView
-from service.identify.fusion import fuse
 from tests.bench.copies import multiplied, turn_of, turned_back
-from tests.bench.crowd import BLOCK, KINDS, Crowd, Probes, blocks, crowd_of, faces_of, probes_of, stratum_of, with_faces
+from tests.bench.crowd import BLOCK, KINDS, Crowd, Probes, crowd_of, faces_of, probes_of, stratum_of
 from tests.bench.lfw_data import load_lfw, person_of
 from tests.bench.peers import peers
-from tests.bench.report import Report, note, parser
-
-BASE = 1_000_000_000
-"""Row of the first member of a crowd: far from the keys that the catalog will give to those who enrol."""
-
-REGIONS = 1_000
-"""As many people live in a region of a million."""
-
-FACES = -5_000
-"""Where the rows of real faces begin, from `BASE` on."""
+from tests.bench.report import Report, parser
+from tests.bench.search_gallery import BASE, Gallery, build, by_region, lent
 
 RESIDENT = 1_000_000
 
@@ -57,16 +42,6 @@ TOGETHER = 64
 
 CLOSE = 5e-3
 """Far above what a cosine is off by here, some 3.4e-4; only what is closer is compared in float32."""
-
-AS_BUILT = Sizes(fan=1 << 30)
-"""What was built is settled; copies of it would be merged again."""
-
-AT_ONCE = Sizes(flat=1 << 17, growing=1 << 17, fan=8, waiting=1 << 18)
-"""Nobody searches while it is built, so larger pieces are sealed."""
-ONE = Sizes(flat=1 << 20, growing=1 << 20, fan=2)
-"""What was built becomes one segment, so that ten copies are as many as a gallery of ten million has."""
-
-NEVER_KEPT = 1 << 40
 
 PARTS = ("recall", "losses", "speed", "scores", "beside", "replay")
 
@@ -116,85 +91,6 @@ def main() -> None:
     finally:
         if asked.folder is None:
             shutil.rmtree(folder)
-
-
-@contextmanager
-def lent(place: Path) -> Iterator[Path]:
-    """What was built, to be changed: who enrols during one run must not lie unsealed in the way of the next."""
-    copy = place.with_name(f"{place.name}.run")
-    shutil.rmtree(copy, ignore_errors=True)
-    copy.mkdir()
-    for path in place.iterdir():
-        # Nobody is removed in a run, so segments stay as they are.
-        (os.link if path.suffix == SEGMENT else shutil.copy)(path, copy / path.name)
-    try:
-        yield copy
-    finally:
-        shutil.rmtree(copy)
-
-
-class Gallery:
-    """What was built: a catalog whose gallery has an index, and the exact answers."""
-
-    def __init__(self, place: Path) -> None:
-        self.place = place
-        place.mkdir(exist_ok=True)
-        self.catalog = Catalog.open(place / "catalog.sqlite", secret=b"s" * 32, fuse=fuse)
-        told = place / "gallery.json"
-        if not told.exists():
-            raise SystemExit(f"{place} holds no gallery")
-        self.record = json.loads(told.read_text())
-        self.owner = Owner(self.catalog.id, self.record["pk"], "bench", self.record["dim"])
-
-    def open(self, threads: int) -> tuple[LocalIndexes, GalleryView]:
-        indexes = LocalIndexes(
-            self.place, threads=threads, order=partial(by_region, self.record["stride"]), sizes=AS_BUILT
-        )
-        return indexes, GalleryView(self.catalog, self.record["pk"], indexes, snapshot_every=NEVER_KEPT)
-
-
-def by_region(stride: int, _: int, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The region that each lives in, whatever the row; that of a copy is that of the original."""
-    return ((rows - BASE) % stride * 2_654_435_761 >> 12) % REGIONS
-
-
-def build(place: Path, crowd: Crowd, people: int, each: int, faces: dict[str, NDArray[np.float32]]) -> None:
-    """Make the gallery's index and the exact answers."""
-    shutil.rmtree(place, ignore_errors=True)
-    place.mkdir()
-    catalog = Catalog.open(place / "catalog.sqlite", secret=b"s" * 32, fuse=fuse)
-    with catalog.write() as tx:
-        gallery = galleries.create(tx, "bench", model="bench", model_digest="bench", dim=crowd.dim)
-    stride = people + 10_000
-    indexes = LocalIndexes(place, order=partial(by_region, stride), sizes=AT_ONCE)
-    owner = Owner(catalog.id, gallery.pk, "bench", crowd.dim)
-    index = indexes.of(owner, 0)
-    probes = probes_of(crowd, people, each)
-    real = None
-    if crowd.kind in {"lfw", "mixed"}:
-        probes, real = with_faces(crowd, probes, faces, FACES, 5 * each)
-    began = time.monotonic()
-    for first, block in blocks(crowd, people):
-        index.add(BASE + first + np.arange(len(block)), block)
-        probes.watch(first, block)
-        if first % (50 * BLOCK) == 0:
-            note(f"{first:,} added after {time.monotonic() - began:.0f} s")
-    if real is not None:
-        index.add(BASE + FACES + np.arange(len(real)), real)
-        probes.watch(FACES, real)
-    for sizes in (Sizes(), ONE, None):
-        indexes.settle()
-        index.keep(0)
-        index.close()
-        indexes.close()
-        if sizes is not None:
-            indexes = LocalIndexes(place, order=partial(by_region, stride), sizes=sizes)
-            index = indexes.of(owner, 0)
-    took = time.monotonic() - began
-    catalog.close()
-    told = {"pk": gallery.pk, "dim": crowd.dim, "seconds": took, "stride": stride}
-    (place / "gallery.json").write_text(json.dumps(told))
-    np.savez(place / "truth.npz", **vars(probes))
 
 
 def measure(report: Report, gallery: Gallery, crowd: Crowd, people: int, asked: argparse.Namespace) -> None:
