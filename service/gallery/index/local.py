@@ -285,9 +285,11 @@ class LocalIndex:
 
     def _measure(self) -> None:
         """Learn what each way costs here, by going each way once."""
+        if self._measured:
+            return
         state, threads = self._state, self._means.threads
         rows = np.unique(state.sample(TRIED))
-        if self._measured or len(rows) < ENOUGH:
+        if len(rows) < ENOUGH:
             return
         self._measured = True
         probe = np.eye(1, self.dim, dtype=np.float32)
