@@ -43,6 +43,7 @@ from service.imports.jobs import forget_reports
 from service.imports.paths import Root
 from service.imports.sight import Setup
 from service.imports.worker import Worker
+from service.memory import give_back
 from service.recognition.asked import Asked
 from service.recognition.calibrated import Calibrated
 from service.recognition.expectations import Expectations
@@ -367,9 +368,12 @@ async def _measure_grown(product: Product, growth: float) -> None:
     while growth:
         await asyncio.sleep(EXPIRY_SECONDS)
         try:
-            await asyncio.to_thread(measure_due, product, growth, rest=1.0)
+            measured = await asyncio.to_thread(measure_due, product, growth, rest=1.0)
         except VultusError as error:
             log.warning("a gallery could not be measured on its own people: %s", error.detail)
+        else:
+            if measured:
+                await asyncio.to_thread(give_back)
 
 
 async def _forget_expired(product: Product, import_days: int) -> None:

@@ -17,17 +17,18 @@ MODULES = sorted(SERVICE.rglob("*.py"))
 CORE = {"errors", "artifact", "vision", "identify", "gallery", "shared"}
 BELOW = {
     "errors": set(),
+    "memory": set(),
     "settings": {"errors"},
     "artifact": {"errors"},
     "identify": {"errors"},
     "shared": {"errors"},
-    "gallery": {"errors", "shared"},
+    "gallery": {"errors", "shared", "memory"},
     "vision": {"errors", "artifact"},
     "recognition": CORE,
     "imports": CORE | {"recognition"},
     "api": CORE | {"recognition", "imports"},
-    "app": CORE | {"recognition", "imports", "api", "settings"},
-    "cli": CORE | {"recognition", "imports", "api", "app", "settings"},
+    "app": CORE | {"recognition", "imports", "api", "settings", "memory"},
+    "cli": CORE | {"recognition", "imports", "api", "app", "settings", "memory"},
     "__main__": {"cli"},
     "__init__": set(),
 }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import gc
 import logging
 import shutil
@@ -20,6 +19,7 @@ from rich.markup import escape
 
 from service.cli.terminal import note, say
 from service.errors import VultusError
+from service.memory import give_back
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -94,15 +94,12 @@ def _settle() -> None:
     """Tune the interpreter for a process that has loaded everything and now serves.
 
     What was loaded stays for good, so the garbage collector, which was off until now, need not walk it again and again.
-    What loading took and freed, such as the models as they were read, goes back to the system where the C library can
-    do that.
+    What loading took and freed, such as the models as they were read, goes back to the system.
     """
     gc.collect()
     gc.freeze()
     gc.enable()
-    give_back = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if give_back is not None:
-        give_back(0)
+    give_back()
 
 
 async def _serve(app: FastAPI, settings: Settings, listener: socket.socket) -> None:
@@ -149,7 +146,8 @@ async def _serve(app: FastAPI, settings: Settings, listener: socket.socket) -> N
 def _announce(settings: Settings, port: int) -> None:
     host = "127.0.0.1" if settings.host in {"0.0.0.0", "::"} else settings.host  # noqa: S104 - compared, not bound
     url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-    here = "" if port == settings.port else f" --url {url}"
+    # It is typed at another terminal, which does not know this one's variables.
+    here = "" if port == type(settings).model_fields["port"].default else f" --url {url}"
     say(
         f"Vultus is ready at [bold]{url}[/bold]\n\n"
         f"  look around   {url}/docs\n"

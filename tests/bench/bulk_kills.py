@@ -36,6 +36,7 @@ from service.gallery.folder import DataFolder
 from service.gallery.schema import people, templates
 from service.identify.fusion import fuse
 from service.settings import CHECKOUT
+from tests.bench.report import note
 from tests.faces import crowd, orl, saved, scene, truncated_jpeg
 
 GALLERY = "kill"
@@ -89,6 +90,7 @@ def kill_again_and_again(kills: int, *, persons: int = 40, seed: int = 0) -> Out
             data = prepared(home / "data", undisturbed)
             broken_off(data, source, home / "report.csv", longest, chance, outcome, kills)
             compare(outcome, left(data, home / "report.csv"), wanted)
+            note(f"killed {outcome.kills} of {kills} in {outcome.imports} imports: {outcome.figures()}")
             shutil.rmtree(data)
         return outcome
 

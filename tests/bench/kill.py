@@ -24,7 +24,7 @@ from service.gallery import faces, galleries, people
 from service.gallery.catalog import Catalog
 from service.gallery.folder import DataFolder
 from service.identify.fusion import fuse
-from tests.bench.report import Report, fresh_settings, parser
+from tests.bench.report import Report, fresh_settings, note, parser
 from tests.bench.server import Server, serving
 from tests.faces import orl
 
@@ -89,6 +89,7 @@ def kill_again_and_again(data: Path, kills: int, *, seed: int = 0) -> Outcome:
             enroll_until_killed(server, ledger, round_, chance)
         found_lost, found_half = inspect(data, ledger)
         lost, half = lost + found_lost, half + found_half
+        note(f"killed {round_ + 1} of {kills}: {len(ledger.acknowledged)} acknowledged, {lost} lost, {half} half")
     with serving(data) as server:
         differing += asked_again(server, ledger)
         missed = not_identified(server, ledger)

@@ -29,6 +29,16 @@ def test_the_log_shows_the_request_id_of_an_answer(service):
         time.sleep(0.01)
 
 
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as found:
+        return found.getsockname()[1]
+
+
+def test_a_port_that_was_asked_for_is_named_to_another_terminal_that_does_not_know_the_variable(data):
+    with serving(data, port=free_port()) as running:
+        assert f"demo --url {running.url}" in running.said
+
+
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_stops_a_service_with_exit_code_0(data, how):
     with serving(data) as running:

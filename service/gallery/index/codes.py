@@ -272,13 +272,6 @@ class FastScan:
         return found, positions
 
 
-def give_back() -> None:
-    """Return what building parts took for a while; glibc would keep as much as the codes take."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
-
-
 def _in_huge_pages(address: int, size: int) -> None:
     """Ask for large pages under memory that FAISS holds, where the system knows them: a scan is a third faster."""
     first, last = -(-address // mmap.PAGESIZE) * mmap.PAGESIZE, (address + size) // mmap.PAGESIZE * mmap.PAGESIZE

@@ -18,9 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.errors import EngineAbsentError
-from service.gallery.index.codes import PART, Bits, FastScan, Part, Trust, give_back
+from service.gallery.index.codes import PART, Bits, FastScan, Part, Trust
 from service.gallery.index.rows import Positions, Vectors, restored
 from service.gallery.index.segment import BLOCK, Segment, unpacked
+from service.memory import give_back
 
 Device = Literal["auto", "cpu", "cuda"]
 

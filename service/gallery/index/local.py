@@ -28,7 +28,7 @@ from service.errors import SnapshotError, StorageError
 from service.gallery.embeddings import Rows, checked
 from service.gallery.index import building, memory, snapshot
 from service.gallery.index.builder import Builder, Cancelled
-from service.gallery.index.codes import Bits, Layout, Part, give_back
+from service.gallery.index.codes import Bits, Layout, Part
 from service.gallery.index.directory import Directory
 from service.gallery.index.files import read_ahead
 from service.gallery.index.flat import Flat
@@ -38,6 +38,7 @@ from service.gallery.index.sealed import Sealed
 from service.gallery.index.segment import Segment, packed, unpacked
 from service.gallery.index.state import State
 from service.gallery.index.threads import Threads
+from service.memory import give_back
 
 SUFFIX: Final = ".snapshot"
 SEGMENT: Final = ".segment"
