@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from service.gallery import backup, bulk, galleries, reindexing, restoring
-from service.gallery.bulk import Addition
+from service.gallery.bulk import Addition, Owner
 from service.gallery.catalog import Catalog
 from service.gallery.records import NewTemplate, PersonFields
 from service.identify.fusion import fuse
@@ -92,8 +92,13 @@ def fill(catalog: Catalog, people: int) -> int:
             for number, vector in enumerate(unit(draw, GROUP), first)
         ]
         with catalog.write() as tx:
-            bulk.add(tx, galleries.by_pk(tx, made.pk), {}, given)
+            bulk.add(tx, galleries.by_pk(tx, made.pk), newcomers(given), given)
     return made.pk
+
+
+def newcomers(given: list[Addition]) -> dict[str, Owner]:
+    """Somebody new for each addition."""
+    return {each.person: Owner(None, {}, [each.template.embedding], [each.template.quality]) for each in given}
 
 
 def prepare(catalog: Catalog, pk: int) -> None:

@@ -85,6 +85,7 @@ def write_copy(base: Segment, path: Path, owner: Owner, turn: Places, higher: in
             turned_codes(base.codes[some], turn),
             base.scales[some],
             base.numbers[some][:, places],
+            base.rests(np.arange(len(base))[some])[:, places],
         )
 
     book = Book(base.book.layout, base.book.centroids[turn])

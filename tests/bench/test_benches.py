@@ -1,13 +1,16 @@
 """What every bench promises: a machine without the data set is told so, and the figures' arithmetic is right."""
 
+import json
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 
+from tests.bench.backup import GROUP, measure
 from tests.bench.crowd import BLOCK, STRATA, crowd_of, probes_of, stratum_of
 from tests.bench.lfw import accuracy_of_fold, all_pairs, open_set
+from tests.bench.report import Report
 
 
 @pytest.mark.parametrize("bench", ["lfw", "encode", "load", "ranges", "priors", "bulk", "search", "train"])
@@ -21,6 +24,19 @@ def test_without_lfw_a_bench_says_so_and_exits_with_2(bench, tmp_path):
     assert done.returncode == 2
     assert "LFW is not at" in done.stderr
     assert done.stdout == ""
+
+
+def test_a_backup_is_measured_with_all_that_comes_before_and_after(tmp_path, capsys):
+    measure(Report("backup"), "sqlite", tmp_path / "one.sqlite", tmp_path / "two.sqlite", tmp_path, GROUP)
+    told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [each["figure"] for each in told] == [
+        "catalog_bytes_per_person",
+        "backup_seconds",
+        "backup_bytes_per_person",
+        "restore_seconds",
+        "switch_seconds",
+    ]
+    assert all(each["value"] > 0 for each in told)
 
 
 def test_a_fold_is_judged_at_the_threshold_that_is_best_on_the_others():

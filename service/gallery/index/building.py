@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from service.gallery.embeddings import Embeddings, Rows
 from service.gallery.index.codes import Book, Codes, Layout, turned
 from service.gallery.index.protocol import Owner
-from service.gallery.index.rows import Numbers, Positions, number_type, quantised, restored
+from service.gallery.index.rows import Numbers, Positions, Rests, number_type, quantised, restored
 from service.gallery.index.sealed import Sealed
 from service.gallery.index.segment import Segment, Taken, write
 
@@ -36,14 +36,14 @@ class Source:
 
     Attributes:
         rows: shape (n,).
-        take: numbers, shape (m,) -> whole numbers and scales.
+        take: numbers, shape (m,) -> whole numbers, scales and rests.
         codes: the same to codes of `book`; None where they must be made.
         book: what `codes` point to, or what might serve; None where there is none.
         spread: that of the book where it was learnt.
     """
 
     rows: Rows
-    take: Callable[[Positions], tuple[Numbers, NDArray[np.float32]]]
+    take: Callable[[Positions], tuple[Numbers, NDArray[np.float32], Rests]]
     codes: Callable[[Positions], Codes] | None
     book: Book | None
     spread: float
@@ -51,10 +51,10 @@ class Source:
 
 def growing(owner: Owner, rows: Rows, vectors: Embeddings, last: Sealed | None) -> Source:
     """What was growing; `last` is the newest segment, whose book may still serve."""
-    numbers, scales = quantised(turned(vectors, Layout.of(owner.dim)), number_type(owner.dim))
+    numbers, scales, rests = quantised(turned(vectors, Layout.of(owner.dim)), number_type(owner.dim))
     return Source(
         rows,
-        lambda which: (numbers[which], scales[which]),
+        lambda which: (numbers[which], scales[which], rests[which]),
         None,
         None if last is None else last.segment.book,
         0.0 if last is None else last.segment.trust.spread,
@@ -68,22 +68,24 @@ def living(parts: Sequence[Sealed]) -> tuple[Source, NDArray[np.int64], Position
     together = np.concatenate(places)
     first = parts[0].segment
 
-    def gathered(which: Positions, of: Callable[[Segment], NDArray[Any]]) -> NDArray[Any]:
-        found = np.empty((len(which), *of(first).shape[1:]), of(first).dtype)
+    def gathered(which: Positions, of: Callable[[Segment, Positions], NDArray[Any]]) -> NDArray[Any]:
+        like = of(first, which[:0])
+        found = np.empty((len(which), *like.shape[1:]), like.dtype)
         for number, each in enumerate(parts):
             here = segments[which] == number
-            found[here] = of(each.segment)[together[which[here]]]
+            found[here] = of(each.segment, together[which[here]])
         return found
 
     same = all(np.array_equal(each.segment.book.centroids, first.book.centroids) for each in parts)
     everyone = np.arange(len(together))
     source = Source(
-        gathered(everyone, lambda segment: segment.rows),
+        gathered(everyone, lambda segment, places: segment.rows[places]),
         lambda which: (
-            gathered(which, lambda segment: segment.numbers),
-            gathered(which, lambda segment: segment.scales),
+            gathered(which, lambda segment, places: segment.numbers[places]),
+            gathered(which, lambda segment, places: segment.scales[places]),
+            gathered(which, Segment.rests),
         ),
-        (lambda which: gathered(which, lambda segment: segment.codes)) if same else None,
+        (lambda which: gathered(which, lambda segment, places: segment.codes[places])) if same else None,
         max(parts, key=lambda each: each.living).segment.book,
         max(each.segment.trust.spread for each in parts),
     )
@@ -122,9 +124,9 @@ def build(
     def take(some: slice) -> Taken:
         go_on()
         which = order[some]
-        numbers, scales = source.take(which)
+        numbers, scales, rests = source.take(which)
         coded = chosen.encoded(restored(numbers, scales)) if codes is None else codes(which)
-        return source.rows[which], coded, scales, numbers
+        return source.rows[which], coded, scales, numbers, rests
 
     write(path, owner, chosen, trust, count, take)
     return Segment(path, owner), order

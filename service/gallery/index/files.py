@@ -44,11 +44,15 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             temporary.unlink(missing_ok=True)
 
 
-def read_ahead(paths: Sequence[Path]) -> None:
-    """Have the system read files into its page cache; those that cannot be read are passed over."""
-    for path in paths:
+def read_ahead(files: Sequence[tuple[Path, int]]) -> None:
+    """Have the system read files into its page cache, but for so many bytes at their ends.
+
+    Those that cannot be read are passed over.
+    """
+    for path, rest in files:
         with suppress(OSError), path.open("rb") as file:
-            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
+            wanted = os.fstat(file.fileno()).st_size - rest
+            os.posix_fadvise(file.fileno(), 0, max(1, wanted), os.POSIX_FADV_WILLNEED)
 
 
 @contextmanager

@@ -35,7 +35,7 @@ from service.gallery.index.flat import Flat
 from service.gallery.index.planner import ENOUGH, Costs, Way
 from service.gallery.index.protocol import NEVER, Matches, Owner
 from service.gallery.index.sealed import Sealed
-from service.gallery.index.segment import Segment, packed, unpacked
+from service.gallery.index.segment import Segment, left_for_later, packed, unpacked
 from service.gallery.index.state import State
 from service.gallery.index.threads import Threads
 from service.memory import give_back
@@ -261,8 +261,10 @@ class LocalIndex:
             counts = sum(named.count for named in found.header.segments)
             memory.require(memory.needed(self.dim, counts, found.header.count), self._means.memory)
             # The disk goes on while rows are checked.
-            paths = [self._folder / named.name for named in found.header.segments]
-            threading.Thread(target=read_ahead, args=(paths,), name="read-ahead", daemon=True).start()
+            files = [
+                (self._folder / named.name, left_for_later(self.dim, named.count)) for named in found.header.segments
+            ]
+            threading.Thread(target=read_ahead, args=(files,), name="read-ahead", daemon=True).start()
             sealed = tuple(
                 self._opened(named, bits) for named, bits in zip(found.header.segments, found.alive, strict=True)
             )

@@ -118,7 +118,7 @@ class VectorIndex(Protocol):
         """Score exactly these rows, shape (n,), repeats allowed; NaN where a row does not exist.
 
         Returns:
-            Cosines, shape (m, n), float32: what `search` says of the same pair, up to rounding.
+            Cosines, shape (m, n), float32: what `search` says of the same pair, up to what rows are off (`rows`).
 
         Raises:
             InvalidEmbeddingError: as in `add`.

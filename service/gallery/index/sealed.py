@@ -8,12 +8,16 @@ so that less than one mate in a thousand hopes for less than its cosine. Candida
 their hopes until no hope that is left exceeds the best cosine found, or 0.3, under which nobody is a mate. A part whose
 last candidate still hopes for more is looked through again, deeper. A clear probe is thus done after some hundred exact
 scores, and one of low quality, whose best cosine is low, takes as many as it needs.
+
+Long vectors are scored by 8 bits a number at first, whose error may turn over who comes before whom. Those whom it may
+have kept from the first k are scored once more, by all 16 (`rows`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Final
 
 import numpy as np
@@ -22,6 +26,7 @@ from numpy.typing import NDArray
 from service.errors import StorageError
 from service.gallery.embeddings import Rows
 from service.gallery.index.codes import Bits, Part
+from service.gallery.index.products import products
 from service.gallery.index.protocol import Matches
 from service.gallery.index.rows import Chosen, Positions, Vectors, scores
 from service.gallery.index.segment import Segment, unpacked
@@ -44,13 +49,19 @@ DEEPEST: Final = 8192
 STEP: Final = 128
 """Candidates scored exactly at first; then twice as many, and so on."""
 
+REACH: Final = 3.0
+"""Scales by which two scores may have been turned over: seven standard deviations of what their difference is off."""
+AGAIN: Final = 64
+"""Most, beside the k wanted, who are scored once more."""
+
 MANY: Final = 2048
-"""Of more than so many wanted, everybody is scored exactly."""
+"""Of more than so many wanted, everybody is scored exactly, by the first bits alone."""
 
 SLICE: Final = 1 << 16
 
 PLACE_BITS: Final = 32
 """More than a position in a segment takes."""
+PLACE: Final = (1 << PLACE_BITS) - 1
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -182,7 +193,7 @@ class Scan:
         numbers = np.array([number for number, _ in self._units])
         ends = hopes[:, -1].copy()
         candidates = _Candidates.of(hopes.ravel(), np.repeat(numbers, depth), places.ravel())
-        rows: list[Rows] = []
+        keys: list[Positions] = []
         found: list[NDArray[np.float32]] = []
         best = LEAST
         done, step = 0, max(STEP, 4 * k)
@@ -190,7 +201,7 @@ class Scan:
             while done < len(candidates.places) and (done == 0 or candidates.hopes[done] > best):
                 some = slice(done, done + step)
                 told = self._exactly(probe, candidates.segments[some], candidates.places[some])
-                rows.append(told[0])
+                keys.append(told[0])
                 found.append(told[1])
                 best = max(best, float(told[1].max()))
                 done, step = done + step, 2 * step
@@ -205,26 +216,41 @@ class Scan:
                 more[:, 0, seen:].ravel(), np.repeat(numbers[shallow], depth - seen), further[:, 0, seen:].ravel()
             )
             done = 0
-        if not rows:
+        if not keys:
             return np.empty(0, np.int64), np.empty(0, np.float32)
-        every, scored = np.concatenate(rows), np.concatenate(found)
-        # A part that is looked through again may order equal codes otherwise, so the same row may come twice.
+        every, scored = np.concatenate(keys), np.concatenate(found)
+        # A part that is looked through again may order equal codes otherwise, so the same one may come twice.
         unique = np.unique(every, return_index=True)[1]
-        order = unique[np.argsort(-scored[unique])][:k]
-        return every[order], scored[order]
+        order = unique[np.argsort(-scored[unique])]
+        return self._first(probe, k, every[order], scored[order])
 
     def _exactly(
         self, probe: Vectors, segments: NDArray[np.int64], places: Positions
+    ) -> tuple[Positions, NDArray[np.float32]]:
+        """Score candidates; their keys, which are a segment's number above a place in it, in rising order."""
+        keys = np.sort(segments << PLACE_BITS | places)
+        return keys, scores([self._sealed[number].chosen(here) for number, here in self._by_segment(keys)], probe)[0]
+
+    def _first(
+        self, probe: Vectors, k: int, keys: Positions, scored: NDArray[np.float32]
     ) -> tuple[Rows, NDArray[np.float32]]:
-        order = np.argsort(segments << PLACE_BITS | places)
-        edges = np.searchsorted(segments[order], np.arange(len(self._sealed) + 1))
-        rows: list[Rows] = []
-        chosen: list[Chosen] = []
-        for number in np.flatnonzero(np.diff(edges)).tolist():
-            here, each = places[order[edges[number] : edges[number + 1]]], self._sealed[number]
-            rows.append(each.segment.rows[here])
-            chosen.append(each.chosen(here))
-        return np.concatenate(rows), scores(chosen, probe)[0]
+        """The rows of the k best and their scores, of keys in the order of their scores."""
+        if self._sealed[0].segment.numbers.itemsize == 1:
+            last = min(k, len(keys)) - 1
+            scale = float(self._sealed[keys[last] >> PLACE_BITS].segment.scales[keys[last] & PLACE])
+            near = np.count_nonzero(scored[: k + AGAIN] >= scored[last] - REACH * scale)
+            keys = np.sort(keys[:near])
+            vectors = [self._sealed[number].segment.restored(here) for number, here in self._by_segment(keys)]
+            scored = products(probe, np.concatenate(vectors))[0]
+            order = np.argsort(-scored)[:k]
+            keys, scored = keys[order], scored[order]
+        rows = [self._sealed[key >> PLACE_BITS].segment.rows[key & PLACE] for key in keys[:k].tolist()]
+        return np.array(rows, np.int64), scored[:k]
+
+    def _by_segment(self, keys: Positions) -> list[tuple[int, Positions]]:
+        """Keys in rising order -> numbers of segments, and places in each."""
+        edges = np.searchsorted(keys, np.arange(len(self._sealed) + 1) << PLACE_BITS).tolist()
+        return [(number, keys[first:end] & PLACE) for number, (first, end) in enumerate(pairwise(edges)) if first < end]
 
     def _through_all(self, probes: Vectors, matches: Matches) -> Matches:
         k = matches.rows.shape[1]

@@ -13,8 +13,11 @@ The file, little endian, every part beginning at a multiple of 64:
     scales      4 n, float32
     numbers     n width, uint8 or uint16
     sums        8 n, of a row's scale and numbers
+    rest sums   8 n, of a row's scale and rests; nothing where there are no rests
+    rests       n width, uint8; nothing where numbers have 16 bits
 
-A row that was removed is overwritten with zeros, and its sums with a mark; all others are checked at every opening.
+A row that was removed is overwritten with zeros, and its sums with a mark; all others are checked at every opening, but
+for the rests, which are half of the file: each is checked when it is read, and does without where it is damaged.
 What bears the mark is dead, whatever a snapshot says: one that was written before knows nothing of the removal, and the
 catalog tells of it again. A sum is a . w over the 64-bit words w of a row, modulo 2^64, with fixed odd factors a: an
 error in one word never keeps it.
@@ -25,6 +28,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import logging
 import os
 import struct
 from collections.abc import Callable
@@ -40,11 +44,11 @@ from service.gallery.embeddings import Rows
 from service.gallery.index.codes import Bits, Book, Codes, Layout, Trust
 from service.gallery.index.files import read_or_damaged, replacing
 from service.gallery.index.protocol import Owner
-from service.gallery.index.rows import Numbers, number_type
+from service.gallery.index.rows import NOTHING, Numbers, Positions, Rests, Vectors, number_type, restored
 from service.gallery.index.threads import Threads
 
 MAGIC: Final = b"VULTUSSG"
-VERSION: Final = 2
+VERSION: Final = 3
 PREFIX: Final = struct.Struct("<8sII")
 ALIGNMENT: Final = 64
 DIGEST_BYTES: Final = 32
@@ -54,8 +58,10 @@ BLOCK: Final = 1 << 16
 ERASED: Final = np.uint64(2**64 - 1)
 """In place of the sums of a row that was erased."""
 
-Taken = tuple[Rows, Codes, NDArray[np.float32], Numbers]
-"""Rows, codes, scales and numbers of some positions."""
+Taken = tuple[Rows, Codes, NDArray[np.float32], Numbers, Rests]
+"""Rows, codes, scales, numbers and rests of some positions."""
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,14 +90,17 @@ class _Places:
     scales: int
     numbers: int
     sums: int
+    rest_sums: int
+    rests: int
     end: int
 
     @classmethod
     def of(cls, start: int, layout: Layout, count: int) -> _Places:
-        width = layout.width * number_type(layout.dim).itemsize
+        width, rest = layout.width * number_type(layout.dim).itemsize, _rest_width(layout)
         sizes = (layout.spread * 16 * 4, 8 * count, layout.code_bytes * count, 8 * count, 4 * count, width * count)
+        rests = (8 * count, rest * count) if rest else (0, 0)
         places = [_aligned(start)]
-        for size in (*sizes, 8 * count):
+        for size in (*sizes, 8 * count, *rests):
             places.append(_aligned(places[-1] + size))
         return cls(*places)
 
@@ -122,7 +131,8 @@ def write(path: Path, owner: Owner, book: Book, trust: Trust, count: int, take: 
         file.seek(places.centroids)
         file.write(centroids)
         for first in range(0, count, BLOCK):
-            rows, codes, scales, numbers = take(slice(first, min(first + BLOCK, count)))
+            rows, codes, scales, numbers, rests = take(slice(first, min(first + BLOCK, count)))
+            finer = ((places.rest_sums, _sums(scales, rests)), (places.rests, rests)) if rests.size else ()
             for place, part in (
                 (places.rows, rows),
                 (places.codes, codes),
@@ -130,6 +140,7 @@ def write(path: Path, owner: Owner, book: Book, trust: Trust, count: int, take: 
                 (places.scales, scales),
                 (places.numbers, numbers),
                 (places.sums, _sums(scales, numbers)),
+                *finer,
             ):
                 file.seek(place + first * (part.nbytes // max(1, len(part))))
                 file.write(np.ascontiguousarray(part, part.dtype.newbyteorder("<")).data)
@@ -163,6 +174,9 @@ class Segment:
         self.numbers: Numbers = _part(mapped, places.numbers, kind, (count, layout.width))
         self._code_sums = _part(mapped, places.code_sums, "<u8", (count,))
         self._sums = _part(mapped, places.sums, "<u8", (count,))
+        rest = _rest_width(layout)
+        self._rests: Rests = _part(mapped, places.rests, "u1", (count, rest))
+        self._rest_sums = _part(mapped, places.rest_sums, "<u8", (count if rest else 0,))
         self._places = places
         self._erased = np.zeros(-(-count // 8), np.uint8)
 
@@ -189,6 +203,21 @@ class Segment:
                 raise SnapshotError(f"{self.path.name} is damaged")
         return left
 
+    def rests(self, positions: Positions) -> Rests:
+        """What follows the numbers at some positions; of a row whose rests are damaged, nothing that counts."""
+        found: Rests = self._rests[positions]
+        if found.size:
+            wrong = _sums(self.scales[positions], found) != self._rest_sums[positions]
+            wrong &= self._rest_sums[positions] != ERASED
+            if wrong.any():
+                log.warning("%s is damaged: %d vectors are less exact", self.path.name, wrong.sum())
+                found[wrong] = NOTHING
+        return found
+
+    def restored(self, positions: Positions) -> Vectors:
+        """The turned vectors at some positions, as exactly as they are kept, shape (n, width)."""
+        return restored(self.numbers[positions], self.scales[positions], self.rests(positions))
+
     def erase(self, dead: Bits) -> None:
         """Overwrite what the file holds of dead positions, one bit each, unless that was done before.
 
@@ -201,15 +230,24 @@ class Segment:
         positions = positions[self.codes[positions].any(axis=1)]
         if len(positions):
             with self.path.open("r+b") as file:
-                codes, row = self.codes.shape[1], self.numbers.strides[0]
+                codes, row, rest = self.codes.shape[1], self.numbers.strides[0], self._rests.shape[1]
                 mark = ERASED.astype("<u8").tobytes()
                 for position in positions.tolist():
                     os.pwrite(file.fileno(), mark, self._places.code_sums + 8 * position)
                     os.pwrite(file.fileno(), mark, self._places.sums + 8 * position)
                     os.pwrite(file.fileno(), bytes(codes), self._places.codes + position * codes)
                     os.pwrite(file.fileno(), bytes(row), self._places.numbers + position * row)
+                    if rest:
+                        os.pwrite(file.fileno(), mark, self._places.rest_sums + 8 * position)
+                        os.pwrite(file.fileno(), bytes(rest), self._places.rests + position * rest)
                 os.fdatasync(file.fileno())
         self._erased |= fresh
+
+
+def left_for_later(dim: int, count: int) -> int:
+    """Bytes at the end of a file that no opening reads."""
+    width = _rest_width(Layout.of(dim))
+    return count * (width + 8) if width else 0
 
 
 def packed(flags: NDArray[np.bool_]) -> Bits:
@@ -220,6 +258,10 @@ def packed(flags: NDArray[np.bool_]) -> Bits:
 def unpacked(bits: Bits, count: int) -> NDArray[np.bool_]:
     """Bits as flags."""
     return np.unpackbits(bits, count=count, bitorder="little").astype(np.bool_)
+
+
+def _rest_width(layout: Layout) -> int:
+    return layout.width if number_type(layout.dim).itemsize == 1 else 0
 
 
 def _aligned(place: int) -> int:
@@ -276,7 +318,7 @@ def _code_sums(rows: Rows, codes: Codes) -> NDArray[np.uint64]:
     return summed
 
 
-def _sums(scales: NDArray[np.float32], numbers: Numbers) -> NDArray[np.uint64]:
+def _sums(scales: NDArray[np.float32], numbers: Numbers | Rests) -> NDArray[np.uint64]:
     words = np.ascontiguousarray(numbers).view("<u8")
     summed: NDArray[np.uint64] = _sum_of(words) + np.ascontiguousarray(scales).view("<u4")
     return summed

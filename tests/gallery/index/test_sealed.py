@@ -1,14 +1,18 @@
 """How far down a search looks for the mate."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
+from service.gallery.index import building
 from service.gallery.index.codes import Layout, Trust, turned
 from service.gallery.index.devices import in_main_memory
 from service.gallery.index.rows import restored
 from service.gallery.index.sealed import DEEPEST, LEAST_DEPTH, MANY, Scan, Sealed
 from service.gallery.index.segment import packed
 from service.gallery.index.threads import Threads
+from tests.gallery.index.conftest import OWNER
 
 
 @pytest.fixture
@@ -83,3 +87,28 @@ def test_the_mate_of_every_probe_is_found_among_many(sealed, unit, threads):
     found = Scan([whole(segment, in_main_memory(segment))], threads).search(asked.astype(np.float32), 1)
     exact = asked @ restored(segment.numbers, segment.scales).T
     np.testing.assert_array_equal(found.rows[:, 0], segment.rows[exact.argmax(axis=1)])
+
+
+@pytest.mark.parametrize("k", [1, 5])
+def test_long_vectors_come_in_the_order_of_their_cosines_where_8_bits_would_turn_them_over(tmp_path, unit, threads, k):
+    """Pairs of twins that differ by less than 8 bits tell, each pair asked for by a probe near to both."""
+    owner = dataclasses.replace(OWNER, dim=512)
+    first, aside, probes = unit(400, dim=512), unit(400, seed=1, dim=512), unit(400, seed=2, dim=512)
+    probes = as_units(0.6 * first + 0.8 * probes)
+    vectors = np.concatenate([first, as_units(first + 3e-3 * aside)])
+    source = building.growing(owner, np.arange(800), vectors, None)
+    segment, _ = building.build(tmp_path / "1.7.segment", owner, source, None, lambda: None)
+    across = turned(probes, Layout.of(512))
+    exact = (probes @ vectors.T).astype(np.float64)
+    by_8_bits = across @ restored(segment.numbers, segment.scales).T
+    assert (by_8_bits.argmax(axis=1) != exact.argmax(axis=1)).sum() > 20
+    found = Scan([whole(segment, in_main_memory(segment))], threads).search(across, k)
+    # Two that differ by less than a hundred thousandth may come either way.
+    best = np.take_along_axis(exact, found.rows[:, :1], axis=1)[:, 0]
+    np.testing.assert_allclose(best, exact.max(axis=1), atol=1e-5)
+    np.testing.assert_allclose(found.scores[:, 0], exact.max(axis=1), atol=1e-5)
+    assert (np.diff(found.scores, axis=1) <= 0).all()
+
+
+def as_units(vectors):
+    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)

@@ -6,9 +6,14 @@ import numpy as np
 import pytest
 
 from service.errors import SnapshotError
-from service.gallery.index.segment import PREFIX, VERSION, Segment, packed, unpacked
+from service.gallery.index.codes import Layout, turned
+from service.gallery.index.rows import restored
+from service.gallery.index.segment import PREFIX, VERSION, Segment, left_for_later, packed, unpacked
 from service.gallery.index.threads import Threads
 from tests.gallery.index.conftest import OWNER
+
+LONG = dataclasses.replace(OWNER, dim=264)
+"""Of vectors that have rests."""
 
 
 @pytest.fixture
@@ -55,6 +60,48 @@ def test_any_edited_byte_that_counts_is_noticed(sealed, threads):
     assert len(missed) < 60
 
 
+def damage(segment, place):
+    """Edit a byte, counted from the end, on the disk."""
+    with segment.path.open("r+b") as file:
+        file.seek(place - 1, os.SEEK_END)
+        byte = file.read(1)[0]
+        file.seek(place - 1, os.SEEK_END)
+        file.write(bytes([byte ^ 0x80]))
+
+
+def test_long_vectors_are_kept_as_exactly_as_16_bits_can(sealed, unit):
+    segment = sealed(30, owner=LONG)
+    kept = segment.restored(np.arange(30))
+    np.testing.assert_allclose(kept, turned(unit(30, dim=264), Layout.of(264)), atol=5e-6)
+    assert np.abs(restored(segment.numbers, segment.scales) - kept).max() > 5e-4
+
+
+@pytest.mark.parametrize("place", [0, -264, -29 * 264])
+def test_a_vector_whose_rests_are_damaged_is_less_exact_and_told(sealed, threads, caplog, place):
+    segment = sealed(32, owner=LONG)
+    before = segment.restored(np.arange(32))
+    which = 31 + place // 264
+    damage(segment, place)
+    again = Segment(segment.path, LONG)
+    assert again.check(np.ones(32, np.bool_), threads).all()
+    found = again.restored(np.arange(32))
+    np.testing.assert_array_equal(found[which], restored(segment.numbers, segment.scales)[which])
+    np.testing.assert_array_equal(np.delete(found, which, axis=0), np.delete(before, which, axis=0))
+    assert "1 vectors are less exact" in caplog.text
+
+
+def test_no_opening_reads_what_is_left_for_later(sealed, threads):
+    segment = sealed(32, owner=LONG)
+    later = left_for_later(264, 32)
+    assert 32 * 264 < later < segment.path.stat().st_size / 2
+    for place in range(0, -later, -100):
+        damage(segment, place)
+    assert Segment(segment.path, LONG).check(np.ones(32, np.bool_), threads).all()
+    damage(segment, -later - 100)
+    with pytest.raises(SnapshotError):
+        Segment(segment.path, LONG).check(np.ones(32, np.bool_), threads)
+
+
 def test_a_newer_format_is_told(sealed):
     path = sealed(5).path
     content = bytearray(path.read_bytes())
@@ -70,15 +117,19 @@ def test_a_segment_of_something_else_is_told(sealed, other):
         Segment(sealed(5).path, dataclasses.replace(OWNER, **other))
 
 
-def test_what_is_erased_is_gone_from_the_file_and_harms_nobody_else(sealed, threads):
-    segment = sealed(30)
-    vector = segment.numbers[7].tobytes()
-    assert vector in segment.path.read_bytes()
+@pytest.mark.parametrize("owner", [OWNER, LONG])
+def test_what_is_erased_is_gone_from_the_file_and_harms_nobody_else(sealed, threads, caplog, owner):
+    segment = sealed(30, owner=owner)
+    told = [part.tobytes() for part in (segment.numbers[7], segment.rests(np.array([7]))) if part.size]
+    assert all(part in segment.path.read_bytes() for part in told)
+    before = segment.restored(np.arange(30))
     dead = np.zeros(30, np.bool_)
     dead[7] = True
     segment.erase(packed(dead))
-    assert vector not in segment.path.read_bytes()
-    again = Segment(segment.path, OWNER)
+    assert not any(part in segment.path.read_bytes() for part in told)
+    again = Segment(segment.path, owner)
+    np.testing.assert_array_equal(again.restored(np.arange(30))[~dead], before[~dead])
+    assert "less exact" not in caplog.text
     np.testing.assert_array_equal(again.check(~dead, threads), ~dead)
     # A snapshot from before does not know; the file does.
     np.testing.assert_array_equal(again.check(np.ones(30, np.bool_), threads), ~dead)
