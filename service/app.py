@@ -9,7 +9,6 @@ import logging
 from collections.abc import AsyncIterator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -23,7 +22,6 @@ from service.api import calibration, documentation, faces, galleries, imports, o
 from service.api.access import Access
 from service.api.metrics import Metrics
 from service.api.middleware import Envelope, OwnNames
-from service.artifact.manifest import Manifest
 from service.artifact.store import ModelStore
 from service.errors import VultusError
 from service.gallery.catalog import Catalog
@@ -43,6 +41,7 @@ from service.imports.jobs import forget_reports
 from service.imports.paths import Root
 from service.imports.sight import Setup
 from service.imports.worker import Worker
+from service.loading import Ahead, Loaded, load_models
 from service.memory import give_back
 from service.recognition.asked import Asked
 from service.recognition.calibrated import Calibrated
@@ -58,7 +57,6 @@ from service.recognition.visits import forget_old
 from service.settings import Settings, SettingsError
 from service.shared.store import InProcess, Shared
 from service.vision.batching import Batcher, Workers
-from service.vision.choice import Chosen, choose
 from service.vision.encode import Encoder
 from service.vision.process import Process
 from service.vision.reader import reader
@@ -83,20 +81,13 @@ Errors are `application/problem+json` with a stable `code`. Every answer carries
 """
 
 
-@dataclass(frozen=True)
-class Loaded:
-    """A model that is loaded."""
-
-    manifest: Manifest
-    chosen: Chosen
-
-
-def create_app(settings: Settings, *, seeing: Sequence[Process] = ()) -> FastAPI:
+def create_app(settings: Settings, *, seeing: Sequence[Process] = (), ahead: Ahead | None = None) -> FastAPI:
     """The application over these settings; it opens its parts when its lifespan starts.
 
     Args:
         settings: the settings.
         seeing: processes that will see photos, started beforehand; it starts those that are missing.
+        ahead: engines that are being loaded already.
     """
     app = FastAPI(
         title="Vultus",
@@ -105,7 +96,7 @@ def create_app(settings: Settings, *, seeing: Sequence[Process] = ()) -> FastAPI
         lifespan=_lifespan,
         responses=problems.described(400, 429, 500, 503),
     )
-    app.state.settings, app.state.seeing = settings, seeing
+    app.state.settings, app.state.seeing, app.state.ahead = settings, seeing, ahead
     app.state.metrics = Metrics()
     problems.install(app)
     for part in (galleries, people, faces, visits, calibration, imports, operation):
@@ -141,10 +132,8 @@ async def _open(app: FastAPI, settings: Settings, stack: AsyncExitStack) -> Prod
     access = Access(catalog, shared, rate=settings.rate)
     await asyncio.to_thread(refuse_open_network, settings, access)
 
-    store = ModelStore(settings.models)
-    memory = settings.data / "engines.json"
-    recognition, detection = await asyncio.to_thread(_load, store, settings, memory, streams)
-    app.state.access, app.state.models = access, store
+    recognition, detection = await asyncio.to_thread(load_models, settings, app.state.ahead)
+    app.state.access, app.state.models = access, ModelStore(settings.models)
     app.state.engines = {part.manifest.name: part.chosen for part in (recognition, detection)}
 
     storage = stack.enter_context(ThreadPoolExecutor(STORAGE_THREADS, thread_name_prefix="storage"))
@@ -312,24 +301,6 @@ def refuse_open_network(settings: Settings, access: Access) -> None:
             f"listening on {settings.host} without API keys would open the galleries to the network: make a key with "
             "`vultus keys create`, or set VULTUS_OPEN=1 if something else guards the service"
         )
-
-
-def _load(store: ModelStore, settings: Settings, memory: Path, streams: int) -> tuple[Loaded, Loaded]:
-    detection = store.manifest(settings.detection_model)
-    recognition = store.manifest(settings.recognition_model)
-    for manifest in (recognition, detection):
-        if not manifest.licence.commercial:
-            log.warning(
-                "model %s is under %s: NO COMMERCIAL USE (%s)",
-                manifest.name,
-                manifest.licence.spdx,
-                manifest.licence.source,
-            )
-    # The detector has no variants and is always chosen by measuring; `engine` is about recognition.
-    return (
-        Loaded(recognition, choose(store, recognition, wanted=settings.engine, streams=streams, memory=memory)),
-        Loaded(detection, choose(store, detection, wanted="auto", streams=streams, memory=memory)),
-    )
 
 
 def _open_views(product: Product) -> None:

@@ -51,18 +51,23 @@ def serve() -> None:
     with _bound(settings.host, settings.port) as listener, contextlib.ExitStack() as stack:
         from service.vision.process import SEEING, Process  # noqa: PLC0415 - a fast start of the other commands
 
-        # They load their libraries on one core while this process loads its own on another.
+        # They load their libraries on one core while this process loads its own on another,
         seeing = [Process(SEEING) for _ in range(settings.streams)]
         for process in seeing:
             stack.callback(process.end)
         gc.disable()  # most of what is made now stays for good; see `_settle`
+
+        from service.loading import load_ahead  # noqa: PLC0415 - as above
+
+        # and its engines in a thread.
+        ahead = load_ahead(settings)
 
         import uvloop  # noqa: PLC0415 - as above
 
         from service.app import create_app  # noqa: PLC0415 - loads every library there is
 
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_serve(create_app(settings, seeing=seeing), settings, listener))
+            runner.run(_serve(create_app(settings, seeing=seeing, ahead=ahead), settings, listener))
 
 
 def _bound(host: str, port: int) -> socket.socket:

@@ -137,24 +137,34 @@ def choose(store: ModelStore, manifest: Manifest, *, wanted: str, streams: int, 
         EngineError: the wanted engine, or every engine, cannot run the model or fails its sample.
         ModelError: the file is missing or damaged.
     """
-    probe = Probe(store, manifest)
+    found = known(store, manifest, wanted=wanted, streams=streams, memory=memory)
+    if found is not None:
+        return found
+    best = _fastest(Probe(store, manifest), candidates(store, manifest, streams), streams)
+    key = _key(manifest, streams)
+    write_atomic(memory, json.dumps({**_recall(memory), key: best.engine.name}, indent=2).encode())
+    return best
+
+
+def known(store: ModelStore, manifest: Manifest, *, wanted: str, streams: int, memory: Path) -> Chosen | None:
+    """Load the engine that the operator wants or that was chosen before; None where it takes measuring to choose one.
+
+    Args and errors: as of `choose`.
+    """
     found = candidates(store, manifest, streams)
     if wanted != "auto":
         if wanted not in found:
             raise EngineError(f"model {manifest.name} has no engine {wanted!r}; it has {', '.join(found)}")
-        engine, parity = probe.check(found[wanted])
+        engine, parity = Probe(store, manifest).check(found[wanted])
         return Chosen(engine, found[wanted].precision, parity, "told")
-    key = _key(manifest, streams)
-    remembered = found.get(_recall(memory).get(key, ""))
-    if remembered is not None:
-        try:
-            engine, parity = probe.check(remembered)
-            return Chosen(engine, remembered.precision, parity, "remembered")
-        except ModelError:
-            pass  # what was right then is not right now: measure anew
-    best = _fastest(probe, found, streams)
-    write_atomic(memory, json.dumps({**_recall(memory), key: best.engine.name}, indent=2).encode())
-    return best
+    remembered = found.get(_recall(memory).get(_key(manifest, streams), ""))
+    if remembered is None:
+        return None
+    try:
+        engine, parity = Probe(store, manifest).check(remembered)
+    except ModelError:
+        return None  # what was right then is not right now
+    return Chosen(engine, remembered.precision, parity, "remembered")
 
 
 def _fastest(probe: Probe, found: Mapping[str, Candidate], streams: int) -> Chosen:

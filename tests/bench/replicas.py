@@ -455,7 +455,9 @@ def disagreements(replicas: list[Replica]) -> int:
             )
             (face,) = found.raise_for_status().json()["faces"]
             answers.append(sorted((round(other["similarity"], 4), other["person"]) for other in face["candidates"]))
-        differing += any(answer != answers[0] for answer in answers)
+        if any(answer != answers[0] for answer in answers):
+            differing += 1
+            note(f"photo {number}: {[sorted(set(answer) ^ set(answers[0])) for answer in answers[1:]]}")
     return differing
 
 
