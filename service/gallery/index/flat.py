@@ -116,7 +116,7 @@ class Flat:
                 span = slice(number * BLOCK, min((number + 1) * BLOCK, self.length))
                 products(probes, block[: span.stop - span.start], scores[:, span])
             scores[:, ~self._alive] = -np.inf
-            best = highest(scores, found)
+            best = highest(scores, self._rows[: self.length], found)
             matches.scores[:, :found] = np.take_along_axis(scores, best, axis=1)
             matches.rows[:, :found] = self._rows[best]
         return matches
@@ -152,10 +152,20 @@ class Flat:
         return vectors
 
 
-def highest(scores: NDArray[np.float32], k: int) -> NDArray[np.int64]:
-    """The columns of the k highest scores of each line, shape (m, k), the highest first; 0 < k <= n."""
-    lines = scores.shape[1]
-    best = np.argpartition(scores, lines - k, axis=1)[:, lines - k :] if k < lines else np.arange(lines)[None]
-    best = np.broadcast_to(best, (len(scores), k))
-    order = np.argsort(-np.take_along_axis(scores, best, axis=1), axis=1)
-    return np.take_along_axis(best, order, axis=1)
+def highest(scores: NDArray[np.float32], rows: Rows, k: int) -> NDArray[np.int64]:
+    """The columns of the k highest scores of each line, the highest first, and of equal ones the lower row.
+
+    Args:
+        scores: shape (m, n).
+        rows: whose they are, shape (n,) or (m, n).
+        k: 0 < k <= n.
+
+    Returns:
+        Shape (m, k).
+    """
+    best = np.empty((len(scores), k), np.int64)
+    for line, (told, whose) in enumerate(zip(scores, np.broadcast_to(rows, scores.shape), strict=True)):
+        least = np.partition(told, len(told) - k)[len(told) - k]
+        some = np.flatnonzero(told >= least)
+        best[line] = some[np.lexsort((whose[some], -told[some]))[:k]]
+    return best

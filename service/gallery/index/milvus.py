@@ -323,7 +323,7 @@ def _newest(hits: Any) -> list[tuple[int, float]]:
     for hit in hits:
         person = int(hit["entity"]["person"])
         newest[person] = max(newest.get(person, (-1, 0.0)), (int(hit["id"]), float(hit["distance"])))
-    return sorted(((row, score) for row, (_, score) in newest.items()), key=lambda match: -match[1])
+    return sorted(((row, score) for row, (_, score) in newest.items()), key=lambda match: (-match[1], match[0]))
 
 
 def _parts(rows: list[int]) -> Iterator[list[int]]:

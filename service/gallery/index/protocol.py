@@ -24,7 +24,7 @@ NEVER: Final = -1
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Matches:
-    """The nearest people of each probe, the most similar first; equal scores come in no set order.
+    """The nearest people of each probe, the most similar first, and of equally similar ones the lower row.
 
     Attributes:
         rows: shape (m, k), int64, padded with `NOBODY`.

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from service.errors import StorageError
 from service.gallery.embeddings import Rows
 from service.gallery.index.codes import Bits, Part
+from service.gallery.index.flat import highest
 from service.gallery.index.products import products
 from service.gallery.index.protocol import Matches
 from service.gallery.index.rows import Chosen, Positions, Vectors, scores
@@ -234,18 +235,20 @@ class Scan:
     def _first(
         self, probe: Vectors, k: int, keys: Positions, scored: NDArray[np.float32]
     ) -> tuple[Rows, NDArray[np.float32]]:
-        """The rows of the k best and their scores, of keys in the order of their scores."""
-        if self._sealed[0].segment.numbers.itemsize == 1:
-            last = min(k, len(keys)) - 1
-            scale = float(self._sealed[keys[last] >> PLACE_BITS].segment.scales[keys[last] & PLACE])
-            near = np.count_nonzero(scored[: k + AGAIN] >= scored[last] - REACH * scale)
-            keys = np.sort(keys[:near])
+        """The rows of the k best and their scores, equal ones by their rows; keys come in the order of their scores."""
+        last, reach = min(k, len(keys)) - 1, 0.0
+        long = self._sealed[0].segment.numbers.itemsize == 1
+        if long:
+            reach = REACH * float(self._sealed[keys[last] >> PLACE_BITS].segment.scales[keys[last] & PLACE])
+        near = int(np.count_nonzero(scored[: k + AGAIN] >= scored[last] - reach))
+        keys, scored = keys[:near], scored[:near]
+        if long:
+            keys = np.sort(keys)
             vectors = [self._sealed[number].segment.restored(here) for number, here in self._by_segment(keys)]
             scored = products(probe, np.concatenate(vectors))[0]
-            order = np.argsort(-scored)[:k]
-            keys, scored = keys[order], scored[order]
-        rows = [self._sealed[key >> PLACE_BITS].segment.rows[key & PLACE] for key in keys[:k].tolist()]
-        return np.array(rows, np.int64), scored[:k]
+        rows = np.array([self._sealed[key >> PLACE_BITS].segment.rows[key & PLACE] for key in keys.tolist()], np.int64)
+        best = np.lexsort((rows, -scored))[:k]
+        return rows[best], scored[best]
 
     def _by_segment(self, keys: Positions) -> list[tuple[int, Positions]]:
         """Keys in rising order -> numbers of segments, and places in each."""
@@ -267,7 +270,7 @@ class Scan:
 
         told = self._threads.each(one, slices)
         rows, found = np.concatenate([each[0] for each in told]), np.concatenate([each[1] for each in told], axis=1)
-        order = np.argsort(-found, axis=1)[:, :k]
+        order = highest(found, rows, min(k, len(rows)))
         matches.rows[:, : order.shape[1]] = rows[order]
         matches.scores[:, : order.shape[1]] = np.take_along_axis(found, order, axis=1)
         return matches

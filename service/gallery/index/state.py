@@ -107,7 +107,7 @@ class State:
         rows, found = np.hstack([near.rows, far.rows]), np.hstack([near.scores, far.scores])
         if not found.size:
             return near
-        best = highest(found, k)
+        best = highest(found, rows, k)
         return Matches(np.take_along_axis(rows, best, axis=1), np.take_along_axis(found, best, axis=1))
 
     def _sealed_without(self, rows: Rows) -> tuple[tuple[Sealed, ...], int]:

@@ -72,6 +72,16 @@ def test_the_nearest_come_first_with_their_cosines(filled, unit):
     assert (matches.rows.dtype, matches.scores.dtype) == (np.int64, np.float32)
 
 
+@pytest.mark.parametrize("k", [1, 7, 30])
+def test_of_equally_similar_people_the_lower_rows_come_first(tmp_path, unit, k):
+    """Whoever enrolled one photo under several names is answered the same by every replica."""
+    indexes = LocalIndexes(tmp_path)
+    index, numbers = indexes.of(OWNER, 0), np.random.default_rng(0).permutation(600)
+    index.add(numbers, np.tile(unit(20), (30, 1)))
+    assert index.search(unit(20)[:1], k).rows[0].tolist() == np.sort(numbers[::20])[:k].tolist()
+    indexes.close()
+
+
 @pytest.mark.parametrize("probes", [0, 1, 40])
 @pytest.mark.parametrize("k", [0, 1, 20, 25])
 def test_any_number_of_probes_and_neighbours_has_its_shape(filled, unit, probes, k):

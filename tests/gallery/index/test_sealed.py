@@ -110,5 +110,17 @@ def test_long_vectors_come_in_the_order_of_their_cosines_where_8_bits_would_turn
     assert (np.diff(found.scores, axis=1) <= 0).all()
 
 
+@pytest.mark.parametrize("dim", [16, 512])
+def test_of_equally_similar_people_the_lower_rows_come_first(tmp_path, unit, threads, dim):
+    owner = dataclasses.replace(OWNER, dim=dim)
+    vectors = np.tile(unit(20, dim=dim), (30, 1))
+    rows = np.random.default_rng(0).permutation(600)
+    source = building.growing(owner, rows, vectors, None)
+    segment, _ = building.build(tmp_path / "1.7.segment", owner, source, None, lambda: None)
+    probe = turned(vectors[:1], Layout.of(dim))
+    found = Scan([whole(segment, in_main_memory(segment))], threads).search(probe, 7)
+    assert found.rows[0].tolist() == np.sort(rows[::20])[:7].tolist()
+
+
 def as_units(vectors):
     return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
