@@ -231,6 +231,18 @@ class Part(Protocol):
             Coarse scores and the segment's positions, (m, depth), padded with -1 where there are fewer.
         """
 
+    def above(self, probe: Vectors, least: float, wanted: Bits | None) -> tuple[NDArray[np.float32], Positions]:
+        """Find everybody whose coarse score is higher than this.
+
+        Args:
+            probe: turned, shape (1, width).
+            least: the score.
+            wanted: as in `nearest`.
+
+        Returns:
+            Coarse scores and the segment's positions, (n,), in no order.
+        """
+
 
 class FastScan:
     """Codes in main memory; see `Part`.
@@ -270,6 +282,14 @@ class FastScan:
         found, positions = self._index.search(self._layout.cut(probes), min(depth, self.count), params=parameters)
         positions[positions >= 0] += self.first
         return found, positions
+
+    def above(self, probe: Vectors, least: float, wanted: Bits | None) -> tuple[NDArray[np.float32], Positions]:
+        """See `Part.above`."""
+        _, found, positions = self._index.range_search(self._layout.cut(probe), least)
+        if wanted is not None:
+            counts = (wanted[positions >> 3] >> (positions & 7).astype(np.uint8)) & 1 == 1
+            found, positions = found[counts], positions[counts]
+        return found, positions + self.first
 
 
 def _in_huge_pages(address: int, size: int) -> None:

@@ -106,6 +106,12 @@ class OnGpu:
             np.where(kept, np.take_along_axis(positions, first, axis=1), -1),
         )
 
+    def above(self, probe: Vectors, least: float, wanted: Bits | None) -> tuple[NDArray[np.float32], Positions]:
+        """See `Part.above`; of the highest `MOST` alone, for a GPU gives no more."""
+        found, positions = self.nearest(probe, MOST, wanted)
+        counts = (positions[0] >= 0) & (found[0] > least)
+        return found[0][counts], positions[0][counts]
+
     def _depths(self, depth: int) -> Iterator[int]:
         """How many to ask for, more and more, as long as those that count are too few."""
         most = min(MOST, self.count)

@@ -82,9 +82,14 @@ def quantised(vectors: Vectors, kind: np.dtype[Any]) -> tuple[Numbers, NDArray[n
 
 def restored(numbers: Numbers, scales: NDArray[np.float32], rests: Rests | None = None) -> Vectors:
     """The vectors that whole numbers stand for, shape (n, width); more exactly where rests are given that say more."""
-    found = numbers.astype(np.float32) - _zero(numbers.dtype)
+    zero = _zero(numbers.dtype)
     if rests is not None and rests.size:
-        found += (rests.astype(np.float32) - NOTHING) / FINER
+        fine = numbers.astype(np.uint16)
+        fine *= FINER
+        fine += rests
+        numbers, scales, zero = fine, scales / np.float32(FINER), zero * FINER + NOTHING
+    found = numbers.astype(np.float32)
+    found -= zero
     found *= scales[:, None]
     return found
 

@@ -6,8 +6,8 @@ Every part of the codes gives its best few. A coarse score says how high the cos
 
 so that less than one mate in a thousand hopes for less than its cosine. Candidates are scored exactly in the order of
 their hopes until no hope that is left exceeds the best cosine found, or 0.3, under which nobody is a mate. A part whose
-last candidate still hopes for more is looked through again, deeper. A clear probe is thus done after some hundred exact
-scores, and one of low quality, whose best cosine is low, takes as many as it needs.
+last candidate still hopes for more is looked through once more, for all who do. A clear probe is thus done after some
+hundred exact scores, and one of low quality, whose best cosine is low, takes as many as it needs.
 
 Long vectors are scored by 8 bits a number at first, whose error may turn over who comes before whom. Those whom it may
 have kept from the first k are scored once more, by all 16 (`rows`).
@@ -39,13 +39,10 @@ SURE: Final = 3.3
 LEAST: Final = 0.3
 """Cosine under which nobody is looked for."""
 
-SHARE: Final = 1 << 12
-"""Of so many positions of a part one candidate is given at first,"""
-LEAST_DEPTH: Final = 64
-"""and of each part so many at least: a scan that gives a thousand takes a third longer."""
-DEEPER: Final = 8
+DEPTH: Final = 64
+"""Candidates that a part gives at first: twice as many take a third longer."""
 DEEPEST: Final = 8192
-"""Candidates of a part at most."""
+"""Candidates of a part at most, when it is looked through once more."""
 
 STEP: Final = 128
 """Candidates scored exactly at first; then twice as many, and so on."""
@@ -114,6 +111,12 @@ class Sealed:
         return Chosen(self.segment.numbers, self.segment.scales, positions)
 
 
+def _hopes(part: Part, coarse: NDArray[np.float32]) -> NDArray[np.float32]:
+    """How high the cosines of some coarse scores may be."""
+    hopes: NDArray[np.float32] = coarse / np.float32(part.trust.slope) + np.float32(SURE * part.trust.spread)
+    return hopes
+
+
 def cleared(bits: Bits, positions: Positions) -> Bits:
     """A copy in which the bits at these positions are 0."""
     fresh = bits.copy()
@@ -163,67 +166,82 @@ class Scan:
             return matches
         if k > MANY:
             return self._through_all(probes, matches)
-        depth = max(k, LEAST_DEPTH, max(part.count for _, part in self._units) // SHARE)
-        hopes, places = self._look(range(len(self._units)), probes, depth)
+        hopes, places = self._look(probes, max(k, DEPTH))
         for line, probe in enumerate(probes):
-            rows, found = self._ranked(probe[None], k, depth, hopes[:, line], places[:, line])
+            rows, found = self._ranked(probe[None], k, hopes[:, line], places[:, line])
             matches.rows[line, : len(rows)] = rows
             matches.scores[line, : len(rows)] = found
         return matches
 
-    def _look(self, units: Sequence[int], probes: Vectors, depth: int) -> tuple[NDArray[np.float32], Positions]:
-        """Hopes and positions of each part's best, (units, m, depth)."""
+    def _look(self, probes: Vectors, depth: int) -> tuple[NDArray[np.float32], Positions]:
+        """Hopes and positions of each part's best, (units, m, depth), padded with -inf and -1."""
 
         def one(unit: int) -> tuple[NDArray[np.float32], Positions]:
             part = self._units[unit][1]
-            trust = part.trust
             coarse, places = part.nearest(probes, depth, self._masks[unit])
             found = places >= 0
             hopes = np.full((len(probes), depth), -np.inf, np.float32)
             filled = np.full((len(probes), depth), -1, np.int64)
-            hopes[:, : coarse.shape[1]][found] = coarse[found] / trust.slope + SURE * trust.spread
+            hopes[:, : coarse.shape[1]][found] = _hopes(part, coarse[found])
             filled[:, : coarse.shape[1]] = places
             return hopes, filled
 
-        found = self._threads.each(one, units)
+        found = self._threads.each(one, range(len(self._units)))
         return np.stack([each[0] for each in found]), np.stack([each[1] for each in found])
 
+    def _look_again(self, units: Sequence[int], probe: Vectors, ends: NDArray[np.float32], best: float) -> _Candidates:
+        """Who hopes for more than the best in some parts, and for no more than who came last there."""
+
+        def one(unit: int) -> tuple[NDArray[np.float32], Positions]:
+            part = self._units[unit][1]
+            least = (best - SURE * part.trust.spread) * part.trust.slope
+            coarse, places = part.above(probe, least, self._masks[unit])
+            hopes = _hopes(part, coarse)
+            left = np.flatnonzero(hopes <= ends[unit])
+            if len(left) > DEEPEST:
+                left = left[np.argpartition(-hopes[left], DEEPEST)[:DEEPEST]]
+            return hopes[left], places[left]
+
+        found = self._threads.each(one, units)
+        numbers = np.repeat([self._units[unit][0] for unit in units], [len(each[0]) for each in found])
+        return _Candidates.of(
+            np.concatenate([each[0] for each in found]), numbers, np.concatenate([each[1] for each in found])
+        )
+
     def _ranked(
-        self, probe: Vectors, k: int, depth: int, hopes: NDArray[np.float32], places: Positions
+        self, probe: Vectors, k: int, hopes: NDArray[np.float32], places: Positions
     ) -> tuple[Rows, NDArray[np.float32]]:
+        """The k nearest among candidates of each part, shape (units, depth), and whom they lead to."""
         numbers = np.array([number for number, _ in self._units])
-        ends = hopes[:, -1].copy()
-        candidates = _Candidates.of(hopes.ravel(), np.repeat(numbers, depth), places.ravel())
-        keys: list[Positions] = []
-        found: list[NDArray[np.float32]] = []
-        best = LEAST
-        done, step = 0, max(STEP, 4 * k)
-        while True:
-            while done < len(candidates.places) and (done == 0 or candidates.hopes[done] > best):
-                some = slice(done, done + step)
-                told = self._exactly(probe, candidates.segments[some], candidates.places[some])
-                keys.append(told[0])
-                found.append(told[1])
-                best = max(best, float(told[1].max()))
-                done, step = done + step, 2 * step
-            shallow = np.flatnonzero(ends > best)
-            if not len(shallow) or depth >= DEEPEST:
-                break
-            seen, depth = depth, min(depth * DEEPER, DEEPEST)
-            more, further = self._look(shallow.tolist(), probe, depth)
-            ends[:] = -np.inf
-            ends[shallow] = more[:, 0, -1]
-            candidates = _Candidates.of(
-                more[:, 0, seen:].ravel(), np.repeat(numbers[shallow], depth - seen), further[:, 0, seen:].ravel()
-            )
-            done = 0
-        if not keys:
-            return np.empty(0, np.int64), np.empty(0, np.float32)
-        every, scored = np.concatenate(keys), np.concatenate(found)
-        # A part that is looked through again may order equal codes otherwise, so the same one may come twice.
-        unique = np.unique(every, return_index=True)[1]
+        first = _Candidates.of(hopes.ravel(), np.repeat(numbers, hopes.shape[1]), places.ravel())
+        keys, scored = self._scored(probe, first, LEAST, max(STEP, 4 * k))
+        ends, best = hopes[:, -1], max(LEAST, float(scored.max(initial=LEAST)))
+        shallow = np.flatnonzero(ends > best)
+        if len(shallow):
+            again = self._look_again(shallow.tolist(), probe, ends, best)
+            told = self._scored(probe, again, best, max(STEP, 4 * k))
+            keys, scored = np.concatenate([keys, told[0]]), np.concatenate([scored, told[1]])
+        if not len(keys):
+            return keys, scored
+        # Of those whose hopes are equal to the last one's some may have been given before.
+        unique = np.unique(keys, return_index=True)[1]
         order = unique[np.argsort(-scored[unique])]
-        return self._first(probe, k, every[order], scored[order])
+        return self._first(probe, k, keys[order], scored[order])
+
+    def _scored(
+        self, probe: Vectors, candidates: _Candidates, best: float, step: int
+    ) -> tuple[Positions, NDArray[np.float32]]:
+        """Score candidates in the order of their hopes, as long as they hope for more than the best; see `_exactly`."""
+        keys, found = [np.empty(0, np.int64)], [np.empty(0, np.float32)]
+        done = 0
+        while done < len(candidates.places) and (done == 0 or candidates.hopes[done] > best):
+            some = slice(done, done + step)
+            told = self._exactly(probe, candidates.segments[some], candidates.places[some])
+            keys.append(told[0])
+            found.append(told[1])
+            best = max(best, float(told[1].max()))
+            done, step = done + step, 2 * step
+        return np.concatenate(keys), np.concatenate(found)
 
     def _exactly(
         self, probe: Vectors, segments: NDArray[np.int64], places: Positions

@@ -76,6 +76,23 @@ def test_a_scan_shows_only_what_is_wanted(book, sample):
     assert {frozenset(line.tolist()) for line in places} == {frozenset({3, 500, -1})}
 
 
+@pytest.mark.parametrize("alive", [None, 3])
+def test_a_second_look_shows_everybody_above_a_score(book, sample, alive):
+    part = FastScan(book, book.encoded(sample[:1000]), 64, Trust(1, 0))
+    flags = np.ones(1000, np.bool_) if alive is None else np.arange(1000) % alive == 0
+    wanted = None if alive is None else packed(flags)
+    for probe in sample[-3:]:
+        scores, places = (each[0] for each in part.nearest(probe[None], 1000, wanted))
+        for few in (0, 1, 40, 200):
+            least = float((scores[few - 1] + scores[few]) / 2) if few else float(scores[0]) + 1
+            counts = (places >= 0) & (scores > least)
+            told, found = part.above(probe[None], least, wanted)
+            assert set(found.tolist()) == set(places[counts].tolist())
+            assert len(found) == counts.sum()
+            np.testing.assert_allclose(np.sort(told), np.sort(scores[counts]), atol=1e-6)
+            assert flags[found - 64].all()
+
+
 def test_trust_tells_how_far_coarse_scores_of_mates_are_off(book, sample, unit):
     trust = book.trust(sample)
     others = turned(unit(3000, seed=5, dim=64), book.layout)

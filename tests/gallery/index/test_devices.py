@@ -70,6 +70,19 @@ def test_the_dead_are_passed_over_and_the_living_found_behind_them(sealed, livin
     assert np.isneginf(scores[0][places[0] < 0]).all()
 
 
+@pytest.mark.parametrize("living", [[], [7], [3, 7, 39], [*range(40)]])
+def test_a_second_look_on_a_gpu_shows_the_living_above_a_score(sealed, living):
+    segment = sealed(40)
+    (part,) = parts_on("cuda", Library(1))(segment)
+    flags = np.zeros(40, np.bool_)
+    flags[living] = True
+    exact = restored(segment.numbers, segment.scales) @ restored(segment.numbers, segment.scales)[0]
+    least = float(np.sort(exact)[-20] + np.sort(exact)[-21]) / 2
+    scores, places = part.above(restored(segment.numbers[:1], segment.scales[:1]), least, packed(flags))
+    assert set(places.tolist()) == set(np.flatnonzero(flags & (exact > least)).tolist())
+    np.testing.assert_allclose(scores, exact[places], atol=2e-3)
+
+
 @pytest.mark.parametrize("library", [Library(0), object()])
 def test_asking_for_a_gpu_that_is_not_there_is_refused(library):
     with pytest.raises(EngineAbsentError, match="VULTUS_INDEX_DEVICE=cuda"):

@@ -9,7 +9,7 @@ from service.gallery.index import building
 from service.gallery.index.codes import Layout, Trust, turned
 from service.gallery.index.devices import in_main_memory
 from service.gallery.index.rows import restored
-from service.gallery.index.sealed import DEEPEST, LEAST_DEPTH, MANY, Scan, Sealed
+from service.gallery.index.sealed import DEEPEST, DEPTH, LEAST, MANY, SURE, Scan, Sealed
 from service.gallery.index.segment import packed
 from service.gallery.index.threads import Threads
 from tests.gallery.index.conftest import OWNER
@@ -28,10 +28,10 @@ def probes(unit):
 
 
 class Bad:
-    """A part whose coarse scores are the worse the better a row is, and tell so: nothing but depth helps."""
+    """A part whose coarse scores are the worse the better a row is, and tell so: nothing but a second look helps."""
 
     def __init__(self, segment, probe, claim):
-        self.first, self.count, self.trust, self.asked = 0, len(segment), Trust(1.0, 0.05), []
+        self.first, self.count, self.trust, self.asked, self.again = 0, len(segment), Trust(1.0, 0.05), [], []
         self.claim = claim
         self.exact = restored(segment.numbers, segment.scales) @ probe
 
@@ -41,27 +41,57 @@ class Bad:
         places = np.argsort(self.exact)[:depth]
         return np.full((1, depth), self.claim, np.float32), places[None].astype(np.int64)
 
+    def above(self, probe, least, wanted):
+        self.again.append(least)
+        places = np.arange(self.count) if self.claim > least else np.empty(0, np.int64)
+        return np.full(len(places), self.claim, np.float32), places
+
 
 def whole(segment, parts):
     return Sealed(segment, parts, packed(np.ones(len(segment), np.bool_)), len(segment))
 
 
-def test_a_part_whose_last_candidate_hopes_for_more_is_looked_through_deeper(sealed, probes, threads):
+def test_a_part_whose_last_candidate_hopes_for_more_is_looked_through_for_all_who_do(sealed, probes, threads):
     segment = sealed(5000)
     bad = Bad(segment, probes[0], claim=0.9)
     found = Scan([whole(segment, [bad])], threads).search(probes[:1], 1)
-    assert bad.asked[0] < 5000 <= bad.asked[-1] <= DEEPEST
     assert found.rows[0, 0] == segment.rows[bad.exact.argmax()]
+    assert bad.asked == [DEPTH]
+    # The first few were the worst, so that everybody who could be a mate at all is asked for.
+    assert bad.again == [pytest.approx(LEAST - SURE * 0.05)]
 
 
 def test_a_part_whose_last_candidate_has_no_hope_is_left_alone(sealed, probes, threads):
     segment = sealed(5000)
     bad = Bad(segment, probes[0], claim=0.05)
     Scan([whole(segment, [bad])], threads).search(probes[:1], 1)
-    assert max(bad.asked) < 5000
+    assert bad.again == []
 
 
-@pytest.mark.parametrize("k", [1, LEAST_DEPTH + 1, MANY, MANY + 1, 2990])
+def test_the_second_look_is_for_whoever_hopes_for_more_than_the_best_so_far(sealed, probes, threads):
+    """One part has the best and says so, the other claims that its worst few are as good."""
+    segment = sealed(5000)
+    good, bad = (Bad(segment, probes[0], claim=0.9) for _ in range(2))
+    good.exact = -good.exact
+    Scan([whole(segment, [good, bad])], threads).search(probes[:1], 1)
+    best = -good.exact.min()
+    assert bad.again == [pytest.approx(best - SURE * 0.05, abs=1e-4)]
+
+
+def test_as_many_as_a_part_may_give_are_scored_the_most_hopeful_first(sealed, probes, threads):
+    segment = sealed(DEEPEST + 3000)
+
+    class Wide(Bad):
+        def above(self, probe, least, wanted):
+            scores = np.linspace(0.5, 0.9, self.count, dtype=np.float32)
+            return scores, np.argsort(self.exact)
+
+    wide = Wide(segment, probes[0], claim=0.9)
+    found = Scan([whole(segment, [wide])], threads).search(probes[:1], 1)
+    assert found.rows[0, 0] == segment.rows[wide.exact.argmax()]
+
+
+@pytest.mark.parametrize("k", [1, DEPTH + 1, MANY, MANY + 1, 2990])
 def test_as_many_as_are_wanted_are_found_in_order(sealed, unit, probes, threads, k):
     segment = sealed(3000)
     alive = np.ones(3000, np.bool_)
