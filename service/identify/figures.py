@@ -15,6 +15,9 @@ Numbers = NDArray[np.float64]
 BINS: Final = 100
 DECILES: Final = 10
 
+BLOCK: Final = 1 << 16
+"""Scores that are looked at together."""
+
 
 @dataclass(frozen=True)
 class Figures:
@@ -53,15 +56,18 @@ def figures(calibration: Calibration, mated: NDArray[np.floating[Any]], impostor
     histograms = [
         np.histogram(scores, edges)[0] / (len(scores) * (edges[1] - edges[0])) for scores in (mated, impostor)
     ]
-    told = [expit(calibration.llr(scores)) for scores in (mated, impostor)]
-    weights = [np.full(len(scores), 0.5 / len(scores)) for scores in told]
-    probability, weight = np.concatenate(told), np.concatenate(weights)
-    truth = np.concatenate([np.ones(len(mated)), np.zeros(len(impostor))])
-    tenth = np.minimum((probability * DECILES).astype(int), DECILES - 1)
-    cases = np.bincount(tenth, minlength=DECILES)
-    mass = np.maximum(np.bincount(tenth, weight, minlength=DECILES), 1e-300)
-    predicted = np.bincount(tenth, weight * probability, minlength=DECILES) / mass
-    observed = np.bincount(tenth, weight * truth, minlength=DECILES) / mass
+    cases, mass, given, right = (np.zeros(DECILES) for _ in range(4))
+    for scores, truth in ((mated, 1.0), (impostor, 0.0)):
+        weight = 0.5 / len(scores)
+        for first in range(0, len(scores), BLOCK):
+            probability = expit(calibration.llr(scores[first : first + BLOCK]))
+            tenth = np.minimum((probability * DECILES).astype(int), DECILES - 1)
+            counted = np.bincount(tenth, minlength=DECILES)
+            cases += counted
+            mass += weight * counted
+            given += weight * np.bincount(tenth, probability, minlength=DECILES)
+            right += weight * truth * counted
+    predicted, observed = given / np.maximum(mass, 1e-300), right / np.maximum(mass, 1e-300)
     filled = cases > 0
     return Figures(
         edges=_plain(edges),
