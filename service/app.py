@@ -133,7 +133,8 @@ async def _open(app: FastAPI, settings: Settings, stack: AsyncExitStack) -> Prod
     await asyncio.to_thread(refuse_open_network, settings, access)
 
     recognition, detection = await asyncio.to_thread(load_models, settings, app.state.ahead)
-    app.state.access, app.state.models = access, ModelStore(settings.models)
+    store = ModelStore(settings.models)
+    app.state.access, app.state.models = access, store
     app.state.engines = {part.manifest.name: part.chosen for part in (recognition, detection)}
 
     storage = stack.enter_context(ThreadPoolExecutor(STORAGE_THREADS, thread_name_prefix="storage"))
@@ -144,7 +145,7 @@ async def _open(app: FastAPI, settings: Settings, stack: AsyncExitStack) -> Prod
     limits = Limits(settings.max_photo_bytes, settings.max_photo_pixels, settings.max_faces)
     seen = await stack.enter_async_context(
         reader(
-            Seeing(settings.models, (detection.manifest.name, detection.chosen.engine.name), limits),
+            Seeing((detection.chosen.engine.name, store.file(detection.manifest)), limits),
             Encoder(recognition.chosen.engine),
             max_batch=settings.batch,
             capacity=settings.queue,

@@ -197,7 +197,7 @@ async def _labelled(settings: Settings, store: ModelStore, manifest: Manifest, f
     with progress() as display:
         task = display.add_task("reading photos", total=len(photos))
         async with reader(
-            Setup(settings.models, (detection.name, detector.engine.name), limits),
+            Setup((detector.engine.name, store.file(detection)), limits),
             Encoder(recogniser.engine),
             max_batch=settings.batch,
             capacity=settings.queue,

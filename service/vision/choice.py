@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Final
@@ -51,7 +52,17 @@ class Candidate:
 
     name: str
     precision: str
-    load: Callable[[], Engine]
+    file: Callable[[], Path]
+    streams: int
+
+    def load(self) -> Engine:
+        """Load it.
+
+        Raises:
+            EngineError: it does not load.
+            ModelError: its file is missing or damaged.
+        """
+        return engines.load(self.name, self.file(), streams=self.streams)
 
 
 @dataclass(frozen=True)
@@ -78,32 +89,16 @@ class Chosen:
 def candidates(store: ModelStore, manifest: Manifest, streams: int) -> dict[str, Candidate]:
     """The engines that could run an artifact, by name, in the order in which they are tried."""
     path = store.file(manifest)
-    found = {
-        "cuda": Candidate("cuda", "float32", lambda: engines.cuda(path, streams=streams)),
-        "onnxruntime": Candidate("onnxruntime", "float32", lambda: engines.onnxruntime(path, streams=streams)),
-        "openvino": Candidate("openvino", "float32", lambda: engines.openvino(path, streams=streams)),
-    }
+    found = {name: Candidate(name, "float32", lambda: path, streams) for name in ("cuda", "onnxruntime", "openvino")}
     if manifest.task != "recognition":
         return found
     variants = {variant.precision: variant for variant in manifest.variants}
     half, int8 = variants.get("bf16"), variants.get("int8")
     if half is None or _loss(manifest, half, unknown=0.0) <= ACCURACY_LOSS:
-        found["openvino-bf16"] = Candidate(
-            "openvino-bf16",
-            "bf16",
-            lambda: engines.openvino(
-                path if half is None else store.file(manifest, half),
-                streams=streams,
-                name="openvino-bf16",
-                precision="bf16",
-            ),
-        )
+        file = (lambda: path) if half is None else partial(store.file, manifest, half)
+        found["openvino-bf16"] = Candidate("openvino-bf16", "bf16", file, streams)
     if int8 is not None and _loss(manifest, int8, unknown=math.inf) <= ACCURACY_LOSS:
-        found["openvino-int8"] = Candidate(
-            "openvino-int8",
-            "int8",
-            lambda: engines.openvino(store.file(manifest, int8), streams=streams, name="openvino-int8"),
-        )
+        found["openvino-int8"] = Candidate("openvino-int8", "int8", partial(store.file, manifest, int8), streams)
     return found
 
 

@@ -75,6 +75,22 @@ class OpenVinoEngine:
             self.requests.put(request)
 
 
+def load(name: str, path: Path, *, streams: int = 1) -> Engine:
+    """An engine by its name.
+
+    Args:
+        name: `reference`, `cuda`, `onnxruntime`, `openvino`, `openvino-bf16` or `openvino-int8`.
+        path: the file that it runs.
+        streams: calls that may run at once.
+
+    Raises:
+        EngineError: it does not load.
+    """
+    if name.startswith("openvino"):
+        return openvino(path, streams=streams, name=name, precision="bf16" if name == "openvino-bf16" else "f32")
+    return {"reference": reference, "cuda": cuda, "onnxruntime": onnxruntime}[name](path, streams=streams)
+
+
 def reference(path: Path, *, streams: int = 1) -> Engine:
     """ONNX Runtime's default CPU session over the file as it is, one thread a call."""
     return reference_of(path.read_bytes(), streams=streams)

@@ -1,5 +1,7 @@
 """The process that sees photos: decodes them and cuts faces out; its argument is the descriptor of a socket.
 
+It loads as little as it can, for the service waits for it at a start: nothing that knows manifests.
+
 It is a process of its own for two reasons: a decoder that a hostile photo brings down takes no service with it, and it
 shares no interpreter lock. Photos come one after the other and are answered in that order; it ends with the socket.
 """
@@ -13,9 +15,8 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from service.artifact.store import ModelStore
 from service.errors import VultusError
-from service.vision.choice import load
+from service.vision.engines import load
 from service.vision.see import Limits, SeenPhoto, see
 
 log = logging.getLogger(__name__)
@@ -29,13 +30,11 @@ class Setup:
     """What a process that sees photos needs to know.
 
     Attributes:
-        models: folder of the artifacts.
-        detection: name of the detection model, and of the engine that runs it.
+        detector: name of the engine that runs the detector, and the file that it runs, whose digest was checked.
         limits: what is taken.
     """
 
-    models: Path
-    detection: tuple[str, str]
+    detector: tuple[str, Path]
     limits: Limits
 
 
@@ -44,7 +43,7 @@ def main() -> None:
     channel = Connection(int(sys.argv[1]))
     try:
         setup: Setup = channel.recv()
-        detector = load(ModelStore(setup.models), *setup.detection)
+        detector = load(*setup.detector)
         channel.send(None)
     except VultusError as error:
         channel.send(error)

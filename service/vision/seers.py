@@ -72,7 +72,7 @@ class Seers:
         self._setup = setup
         self._started = [*started]
         self._retry = retry
-        self._count = min(count, ON_A_GPU) if setup.detection[1] == "cuda" else count
+        self._count = min(count, ON_A_GPU) if setup.detector[0] == "cuda" else count
         self._capacity = capacity
         self._queues: tuple[deque[_Waiting], ...] = tuple(deque() for _ in Priority)
         self._seers: list[_Seer] = []

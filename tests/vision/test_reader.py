@@ -23,7 +23,10 @@ from service.vision.see import Limits
 from service.vision.seeing import Setup
 from tests.faces import crowd, orl_photo, orl_pixels, saved, scene
 
-SETUP = Setup(CHECKOUT / "models", ("yunet", "openvino"), Limits(photo_bytes=1 << 20, photo_pixels=4_000_000, faces=10))
+SETUP = Setup(
+    ("openvino", CHECKOUT / "models" / "yunet" / "model.onnx"),
+    Limits(photo_bytes=1 << 20, photo_pixels=4_000_000, faces=10),
+)
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import uvloop
 
-from service.errors import EngineError, ModelNotFoundError, NotReadyError, PhotoDamagedError
+from service.errors import EngineError, NotReadyError, PhotoDamagedError
 from service.settings import CHECKOUT
 from service.vision.process import SEEING, Process
 from service.vision.see import Limits
@@ -20,7 +20,7 @@ from service.vision.seeing import Setup
 from service.vision.seers import Seers
 from tests.faces import crowd, orl_photo
 
-SETUP = Setup(CHECKOUT / "models", ("yunet", "openvino"), Limits(1 << 24, 1 << 24, 50))
+SETUP = Setup(("openvino", CHECKOUT / "models" / "yunet" / "model.onnx"), Limits(1 << 24, 1 << 24, 50))
 
 
 def run(scenario, setup=SETUP, **options):
@@ -128,15 +128,17 @@ def test_a_photo_that_brings_every_process_down_is_refused_and_its_neighbours_ar
 
 def test_a_process_that_cannot_begin_says_why(tmp_path):
     before = children()
-    with pytest.raises(ModelNotFoundError, match="no model 'yunet'"):
-        run(lambda seers: seers.see(orl_photo(1, 1)), replace(SETUP, models=tmp_path), count=2)
+    setup = replace(SETUP, detector=("openvino", tmp_path / "gone.onnx"))
+    with pytest.raises(EngineError, match="cannot load the model"):
+        run(lambda seers: seers.see(orl_photo(1, 1)), setup, count=2)
     assert children() == before
 
 
 def test_models_are_found_from_the_folder_that_the_service_works_in(tmp_path, monkeypatch):
     (tmp_path / "here").symlink_to(CHECKOUT / "models")
     monkeypatch.chdir(tmp_path)
-    assert len(run(lambda seers: seers.see(orl_photo(1, 1)), replace(SETUP, models=Path("here"))).faces) == 1
+    setup = replace(SETUP, detector=("openvino", Path("here") / "yunet" / "model.onnx"))
+    assert len(run(lambda seers: seers.see(orl_photo(1, 1)), setup).faces) == 1
 
 
 def test_whoever_waits_is_told_why_no_process_follows_and_one_does_once_it_can(tmp_path):
@@ -158,7 +160,7 @@ def test_whoever_waits_is_told_why_no_process_follows_and_one_does_once_it_can(t
             except EngineError:
                 await asyncio.sleep(0.05)
 
-    told, later = run(away, replace(SETUP, models=models), retry=0.2)
+    told, later = run(away, replace(SETUP, detector=("openvino", models / "yunet" / "model.onnx")), retry=0.2)
     assert isinstance(told[-1], EngineError)
     assert len(later.faces) == 1
 
