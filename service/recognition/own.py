@@ -226,6 +226,8 @@ def _references(product: Product, gallery: GalleryRecord) -> Iterator[tuple[Rows
 
 def _places(probes: Rows, references: Rows) -> Rows:
     """Where among the probes each reference is, (r,); -1 where it is none of them."""
+    if not len(probes):  # everybody chosen has gone meanwhile
+        return np.full(len(references), -1)
     order = np.argsort(probes)
     places = np.minimum(np.searchsorted(probes[order], references), len(probes) - 1)
     return np.where(probes[order][places] == references, order[places], -1)

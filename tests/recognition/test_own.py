@@ -77,6 +77,14 @@ def test_a_gallery_of_nobody_or_hardly_anybody_is_refused(service, gallery, coun
         assert calibrations.newest(reading, record.pk) is None
 
 
+def test_a_gallery_whose_chosen_people_all_leave_meanwhile_is_refused(service, gallery, monkeypatch):
+    record = enrolled(service.product, gallery.name, strangers(600))
+    nobody = np.empty(0, np.int64), np.empty((0, record.dim), np.float32)
+    monkeypatch.setattr(own, "_probes", lambda product, gallery, chosen: nobody)
+    with pytest.raises(CalibrationError, match="too few"):
+        own.measure(service.product, record)
+
+
 def test_two_people_of_the_same_photo_are_one_person_enrolled_twice(service, gallery):
     vectors = strangers()
     record = enrolled(service.product, gallery.name, np.concatenate([vectors, vectors[:2]]))
