@@ -179,6 +179,7 @@ class Segment:
         self._rest_sums = _part(mapped, places.rest_sums, "<u8", (count if rest else 0,))
         self._places = places
         self._erased = np.zeros(-(-count // 8), np.uint8)
+        self._told_damage = False
 
     def __len__(self) -> int:
         """How many vectors, those of the dead included."""
@@ -210,7 +211,9 @@ class Segment:
             wrong = _sums(self.scales[positions], found) != self._rest_sums[positions]
             wrong &= self._rest_sums[positions] != ERASED
             if wrong.any():
-                log.warning("%s is damaged: %d vectors are less exact", self.path.name, wrong.sum())
+                if not self._told_damage:
+                    log.warning("%s is damaged: %d vectors or more are less exact", self.path.name, wrong.sum())
+                self._told_damage = True
                 found[wrong] = NOTHING
         return found
 
