@@ -12,10 +12,11 @@ from pathlib import Path
 import numpy as np
 
 from service.gallery import backup, bulk, galleries, reindexing, restoring
-from service.gallery.bulk import Addition, Owner
+from service.gallery.bulk import Addition
 from service.gallery.catalog import Catalog
 from service.gallery.records import NewTemplate, PersonFields
 from service.identify.fusion import fuse
+from tests.bench.newcomers import owners_of
 from tests.bench.report import Report, parser
 from tests.servers import postgres
 
@@ -92,13 +93,8 @@ def fill(catalog: Catalog, people: int) -> int:
             for number, vector in enumerate(unit(draw, GROUP), first)
         ]
         with catalog.write() as tx:
-            bulk.add(tx, galleries.by_pk(tx, made.pk), newcomers(given), given)
+            bulk.add(tx, galleries.by_pk(tx, made.pk), owners_of(given), given)
     return made.pk
-
-
-def newcomers(given: list[Addition]) -> dict[str, Owner]:
-    """Somebody new for each addition."""
-    return {each.person: Owner(None, {}, [each.template.embedding], [each.template.quality]) for each in given}
 
 
 def prepare(catalog: Catalog, pk: int) -> None:

@@ -31,6 +31,7 @@ from service.gallery.view import GalleryView
 from tests.bench.copies import multiplied, turn_of, turned_back
 from tests.bench.crowd import BLOCK, KINDS, Crowd, Probes, crowd_of, faces_of, probes_of, stratum_of
 from tests.bench.lfw_data import load_lfw, person_of
+from tests.bench.newcomers import owners_of
 from tests.bench.peers import peers
 from tests.bench.report import Report, parser
 from tests.bench.search_gallery import BASE, Gallery, build, by_region, lent
@@ -375,11 +376,6 @@ def additions(vectors: NDArray[np.float32]) -> list[bulk.Addition]:
         bulk.Addition(name, f"f_{name}", NewTemplate(name.ljust(64, "0"), vector, 0.9, (0, 0, 1, 1)), PersonFields())
         for name, vector in zip(names, vectors, strict=True)
     ]
-
-
-def owners_of(given: list[bulk.Addition]) -> dict[str, bulk.Owner]:
-    """Somebody new for each addition."""
-    return {each.person: bulk.Owner(None, {}, [each.template.embedding], [each.template.quality]) for each in given}
 
 
 def replay(figure: Figure, gallery: Gallery, revisions: int) -> None:
