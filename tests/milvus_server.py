@@ -20,7 +20,7 @@ from pathlib import Path
 import httpx
 
 from service.artifact.fetch import fetch_wheel
-from tests.servers import free_port
+from tests.ports import free_port
 
 VERSION = "2.3.5"
 DIGEST = "69515a0630ce29fd10e101fa442afea8ca1387b93a456cd9bd41fdf3deb93d04"

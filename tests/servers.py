@@ -13,7 +13,6 @@ import os
 import pwd
 import shutil
 import signal
-import socket
 import subprocess
 import sysconfig
 import tempfile
@@ -26,18 +25,13 @@ import pg8000.dbapi
 import pytest
 import redis
 
+from tests.ports import free_port
+
 SECONDS = 30
 OWNER = "owner"
 PASSWORD = "a password of the tests"
 INITDB = ["--auth=password", "--encoding=UTF8", "--locale=C.UTF-8", "--no-instructions", "--no-sync"]
 QUOTED = PASSWORD.replace(" ", "%20")
-
-
-def free_port() -> int:
-    """A port that is free right now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @dataclass

@@ -13,9 +13,10 @@ from PIL import Image
 
 from service.settings import CHECKOUT
 from tests.bench.replicas import under_fire
-from tests.bench.server import free_port, is_ready
+from tests.bench.server import is_ready
 from tests.cli.running import environment
 from tests.faces import orl
+from tests.ports import free_port
 
 
 def test_replicas_that_are_killed_lose_nothing_and_agree_in_the_end(tmp_path):

@@ -39,8 +39,9 @@ from service.gallery import faces, galleries, people
 from service.gallery.catalog import Catalog
 from service.identify.fusion import fuse
 from tests.bench.report import Report, note, parser
-from tests.bench.server import free_port, is_ready
+from tests.bench.server import is_ready
 from tests.faces import orl
+from tests.ports import free_port
 from tests.servers import Postgres, Redis, postgres, redis_server
 
 GALLERY = "staff"

@@ -7,7 +7,6 @@ import json
 import os
 import secrets
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -26,6 +25,7 @@ from service.gallery.folder import DataFolder
 from service.gallery.records import NewTemplate
 from service.identify.fusion import fuse
 from service.settings import CHECKOUT
+from tests.ports import free_port
 
 START_SECONDS = 60.0
 PEOPLE_A_TRANSACTION = 500
@@ -74,13 +74,6 @@ def serving(data: Path, **environment: str) -> Iterator[Server]:
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
         process.wait(30)
-
-
-def free_port() -> int:
-    """A port that is free right now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def is_ready(port: int) -> bool:

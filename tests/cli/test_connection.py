@@ -4,11 +4,7 @@ import json
 import socket
 
 from tests.cli.running import serving, vultus
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return probe.getsockname()[1]
+from tests.ports import free_port
 
 
 def test_without_a_running_service_a_command_opens_the_galleries_itself(data, photo):

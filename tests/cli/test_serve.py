@@ -8,6 +8,7 @@ import pytest
 from service.settings import CHECKOUT
 from tests.cli.running import serving, vultus
 from tests.faces import orl_photo
+from tests.ports import free_port
 
 
 def test_a_service_answers_at_the_address_that_it_announces(service):
@@ -27,11 +28,6 @@ def test_the_log_shows_the_request_id_of_an_answer(service):
     while f"id={given}" not in service.log.read_text():
         assert time.monotonic() < deadline
         time.sleep(0.01)
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as found:
-        return found.getsockname()[1]
 
 
 def test_a_port_that_was_asked_for_is_named_to_another_terminal_that_does_not_know_the_variable(data):
