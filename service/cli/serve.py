@@ -51,7 +51,7 @@ def serve() -> None:
     with _bound(settings.host, settings.port) as listener, contextlib.ExitStack() as stack:
         from service.vision.process import SEEING, Process  # noqa: PLC0415 - a fast start of the other commands
 
-        # They load their libraries on one core while this process loads its own on another,
+        # They load their libraries on one core while this process loads its own on another.
         seeing = [Process(SEEING) for _ in range(settings.streams)]
         for process in seeing:
             stack.callback(process.end)
@@ -59,7 +59,7 @@ def serve() -> None:
 
         from service.loading import load_ahead  # noqa: PLC0415 - as above
 
-        # and its engines in a thread.
+        # What can be loaded already need not wait for all the libraries that follow.
         ahead = load_ahead(settings)
 
         import uvloop  # noqa: PLC0415 - as above

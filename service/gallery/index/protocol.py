@@ -26,6 +26,8 @@ NEVER: Final = -1
 class Matches:
     """The nearest people of each probe, the most similar first, and of equally similar ones the lower row.
 
+    Which of several comes who are as similar as the last one, a server that keeps the index may decide.
+
     Attributes:
         rows: shape (m, k), int64, padded with `NOBODY`.
         scores: cosines, shape (m, k), float32, padded with -inf.

@@ -40,7 +40,7 @@ LEAST: Final = 0.3
 """Cosine under which nobody is looked for."""
 
 DEPTH: Final = 64
-"""Candidates that a part gives at first: twice as many take a third longer."""
+"""Candidates that a part gives at first: twice as many take a fifth to a third longer."""
 DEEPEST: Final = 8192
 """Candidates of a part at most, when it is looked through once more."""
 
@@ -215,7 +215,7 @@ class Scan:
         numbers = np.array([number for number, _ in self._units])
         first = _Candidates.of(hopes.ravel(), np.repeat(numbers, hopes.shape[1]), places.ravel())
         keys, scored = self._scored(probe, first, LEAST, max(STEP, 4 * k))
-        ends, best = hopes[:, -1], max(LEAST, float(scored.max(initial=LEAST)))
+        ends, best = hopes[:, -1], float(scored.max(initial=LEAST))
         shallow = np.flatnonzero(ends > best)
         if len(shallow):
             again = self._look_again(shallow.tolist(), probe, ends, best)

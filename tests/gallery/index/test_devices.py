@@ -56,14 +56,17 @@ def test_a_gpu_finds_what_lies_nearest(sealed):
     np.testing.assert_allclose(scores[:, 0] / part.trust.slope, 1, atol=2e-3)
 
 
+def alive(living):
+    """Which of forty are alive, as flags."""
+    return np.isin(np.arange(40), living)
+
+
 @pytest.mark.parametrize("living", [[], [7], [3, 7, 39], [*range(40)]])
 def test_the_dead_are_passed_over_and_the_living_found_behind_them(sealed, living):
     segment = sealed(40)
     (part,) = parts_on("cuda", Library(1))(segment)
-    flags = np.zeros(40, np.bool_)
-    flags[living] = True
     probe = restored(segment.numbers[:1], segment.scales[:1])
-    scores, places = part.nearest(probe, 2, packed(flags))
+    scores, places = part.nearest(probe, 2, packed(alive(living)))
     found = places[0][places[0] >= 0]
     assert set(found.tolist()) <= set(living)
     assert len(found) == min(2, len(living))
@@ -74,12 +77,10 @@ def test_the_dead_are_passed_over_and_the_living_found_behind_them(sealed, livin
 def test_a_second_look_on_a_gpu_shows_the_living_above_a_score(sealed, living):
     segment = sealed(40)
     (part,) = parts_on("cuda", Library(1))(segment)
-    flags = np.zeros(40, np.bool_)
-    flags[living] = True
     exact = restored(segment.numbers, segment.scales) @ restored(segment.numbers, segment.scales)[0]
     least = float(np.sort(exact)[-20] + np.sort(exact)[-21]) / 2
-    scores, places = part.above(restored(segment.numbers[:1], segment.scales[:1]), least, packed(flags))
-    assert set(places.tolist()) == set(np.flatnonzero(flags & (exact > least)).tolist())
+    scores, places = part.above(restored(segment.numbers[:1], segment.scales[:1]), least, packed(alive(living)))
+    assert set(places.tolist()) == set(np.flatnonzero(alive(living) & (exact > least)).tolist())
     np.testing.assert_allclose(scores, exact[places], atol=2e-3)
 
 
