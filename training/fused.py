@@ -1,9 +1,9 @@
-"""What a CPU that multiplies in bfloat16 would otherwise wait for: `fused.c`, and one gradient taken another way.
+"""What a CPU would otherwise wait for: `fused.c`, and in bfloat16 one gradient taken another way.
 
-With the multiplications that fast, most of a MobileFaceNet's step is batch normalisation and PReLU, which PyTorch runs
-as operations of their own over the whole activation, and the input gradient of strided depthwise convolutions, for
-which oneDNN has no quick form in bfloat16. `fused.c` is compiled when the first network asks for it, in a second; where
-there is no C compiler, PyTorch's own operations do the same.
+Much of a MobileFaceNet's step is batch normalisation and PReLU, which PyTorch runs as operations of their own over the
+whole activation: most of it where the hardware multiplies in bfloat16. There the input gradient of strided depthwise
+convolutions is slow as well, for which oneDNN has no quick form in bfloat16. `fused.c` is compiled when the first
+network asks for it, in a second; where there is no C compiler, PyTorch's own operations do the same.
 """
 
 from __future__ import annotations
@@ -27,14 +27,16 @@ WIDE = 16
 
 
 @cache
-def library() -> ctypes.CDLL | None:
-    """`fused.c`, compiled for this processor; None where no compiler will do it."""
+def library(precision: torch.dtype) -> ctypes.CDLL | None:
+    """`fused.c` for activations in bfloat16 or float32, compiled for this processor; None where no compiler does it."""
     compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc")
     if compiler is None:
         return None
     with tempfile.TemporaryDirectory(prefix="vultus-fused-") as folder:
         made = Path(folder) / "fused.so"
-        how = ["-O3", "-march=native", "-fopenmp", "-shared", "-fPIC"]
+        how = ["-O3", "-funroll-loops", "-march=native", "-fopenmp", "-shared", "-fPIC"]
+        if precision is torch.float32:
+            how.append("-DSINGLE")
         try:
             subprocess.run([compiler, *how, "-o", made, SOURCE, "-lm"], check=True, capture_output=True)  # noqa: S603 - the C compiler
             return ctypes.CDLL(str(made))
@@ -42,11 +44,11 @@ def library() -> ctypes.CDLL | None:
             return None
 
 
-def _suits(x: Tensor) -> bool:
+def _suits(x: Tensor, *precisions: torch.dtype) -> bool:
     """Whether activations are of the kind that this file is for, and PyTorch is not tracing them."""
     return (
         x.device.type == "cpu"
-        and x.dtype is torch.bfloat16
+        and x.dtype in precisions
         and x.is_contiguous(memory_format=torch.channels_last)
         and not torch.compiler.is_compiling()
     )
@@ -61,7 +63,7 @@ class _Normalise(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, gamma: Tensor, beta: Tensor, slope: Tensor, epsilon: float
     ) -> tuple[Tensor, Tensor, Tensor]:
-        code = library()
+        code = library(x.dtype)
         assert code is not None, "the caller looked"  # noqa: S101 - tells the type checker
         mean, variance, rstd = torch.empty_like(gamma), torch.empty_like(gamma), torch.empty_like(gamma)
         y = torch.empty_like(x)
@@ -76,7 +78,7 @@ class _Normalise(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, None]:
         x, gamma, beta, slope, mean, rstd = ctx.saved_tensors
-        code = library()
+        code = library(x.dtype)
         assert code is not None, "the forward pass found it"  # noqa: S101 - tells the type checker
         dy = grads[0].contiguous(memory_format=torch.channels_last)
         dx, dgamma, dbeta, dslope = (torch.empty_like(each) for each in (x, gamma, beta, slope))
@@ -101,7 +103,8 @@ class NormPReLU(nn.BatchNorm2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, channels, height, width), the same shape as it comes."""
-        if self.training and _suits(x) and x.shape[1] % WIDE == 0 and library() is not None:
+        quick = self.training and x.shape[1] % WIDE == 0 and _suits(x, torch.bfloat16, torch.float32)
+        if quick and library(x.dtype) is not None:
             slope = torch.ones_like(self.weight) if self.slope is None else self.slope
             y, mean, variance = _Normalise.apply(x, self.weight, self.bias, slope, self.eps)  # type: ignore[no-untyped-call]
             self._remember(mean, variance, x.numel() // x.shape[1])
@@ -154,6 +157,6 @@ class Depthwise(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, channels, height, width) to the same, or half of height and width."""
-        if self.training and self.stride == (2, 2) and _suits(x):
+        if self.training and self.stride == (2, 2) and _suits(x, torch.bfloat16):
             return _HalvedDepthwise.apply(x, self.weight.to(x.dtype))  # type: ignore[no-any-return, no-untyped-call]
         return super().forward(x)

@@ -127,7 +127,7 @@ def setting_of(config: Config) -> Setting:
         )
     source, notes = _source(config)
     precision = _precision(config, device)
-    if device.type == "cpu" and precision is torch.bfloat16 and library() is None:
+    if device.type == "cpu" and library(precision) is None:
         notes = (*notes, "there is no C compiler: normalisation and PReLU run as operations of their own, more slowly")
     taught, teach = _teacher(config, source, rank, ranks)
     return Setting(

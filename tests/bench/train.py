@@ -110,7 +110,8 @@ def speed(report: Report, people: Path, folder: Path, *, batch: int, turns: int)
     for name, rate in middle.items():
         report.figure("photos_per_second", round(rate, 2), "photos/s", loop=name, **more)
     ratios = [one / other for one, other in zip(rates["ours"], rates["plain"], strict=True)]
-    most = {"least": round(min(ratios), 3), "most": round(max(ratios), 3), "fused": library() is not None}
+    fused = library(setting.precision) is not None
+    most = {"least": round(min(ratios), 3), "most": round(max(ratios), 3), "fused": fused}
     report.figure("processor_ms", round(1e3 * worked["ours"] / turns / batch, 2), "ms a photo", loop="ours", **more)
     report.figure("processor_ms", round(1e3 * worked["plain"] / turns / batch, 2), "ms a photo", loop="plain", **more)
     report.figure("step_speedup", round(middle["ours"] / middle["plain"], 3), "x", **most, **more)

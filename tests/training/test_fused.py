@@ -11,12 +11,17 @@ from training import fused
 from training.backbones import MobileFaceNet
 from training.fused import Depthwise, NormPReLU, library
 
-needs_compiler = pytest.mark.skipif(library() is None, reason="there is no C compiler here, so nothing is fused")
+PRECISIONS = (torch.bfloat16, torch.float32)
+
+needs_compiler = pytest.mark.skipif(
+    any(library(each) is None for each in PRECISIONS), reason="there is no C compiler here, so nothing is fused"
+)
+in_both = pytest.mark.parametrize("precision", PRECISIONS)
 
 
-def activation(n=6, channels=48, side=9, *, mean=0.0):
+def activation(n=6, channels=48, side=9, *, mean=0.0, precision=torch.bfloat16):
     torch.manual_seed(1)
-    x = (torch.randn(n, channels, side, side) * 2 + mean).to(torch.bfloat16)
+    x = (torch.randn(n, channels, side, side) * 2 + mean).to(precision)
     return x.contiguous(memory_format=torch.channels_last)
 
 
@@ -35,41 +40,45 @@ def slow(x, norm, into):
 
 
 def close(one, other, tolerance):
-    """Within a share of the largest value, which is how bfloat16 rounds."""
+    """Within a share of the largest value, which is how rounding errs."""
     return float((one.double() - other).detach().abs().max()) <= tolerance * float(other.detach().abs().max())
 
 
 @needs_compiler
+@in_both
 @pytest.mark.parametrize("bent", [True, False])
 @pytest.mark.parametrize("mean", [0.0, 300.0])
-def test_values_gradients_and_running_statistics_are_those_of_the_definition(bent, mean):
-    x, norm = activation(mean=mean), NormPReLU(48, bent=bent)
+def test_values_gradients_and_running_statistics_are_those_of_the_definition(bent, mean, precision):
+    half = precision is torch.bfloat16
+    x, norm = activation(mean=mean, precision=precision), NormPReLU(48, bent=bent)
     with torch.no_grad():
         for each in norm.parameters():
             each.uniform_(0.2, 1.5)
-    into = activation(n=6) * 0.1
+    into = (torch.randn(x.shape) * 0.2).to(precision).contiguous(memory_format=torch.channels_last)
     y, gradients, expected_mean, expected_variance = slow(x, norm, into)
     x.requires_grad_()
     out = norm(x)
     assert out.grad_fn.name() == "_NormaliseBackward"
     (out * into).sum().backward()
-    assert close(out, y, 0.005)
+    assert out.dtype is precision
+    assert close(out, y, 0.005 if half else 5e-5)
     for mine, expected in zip([x.grad, *(each.grad for each in norm.parameters())], gradients, strict=True):
-        assert close(mine, expected, 0.01)
+        assert close(mine, expected, 0.01 if half else 1e-4)
     assert close(norm.running_mean, 0.1 * expected_mean, 1e-4)
     assert close(norm.running_var, 0.9 + 0.1 * expected_variance * 486 / 485, 1e-4)
     assert int(norm.num_batches_tracked) == 1
 
 
 @needs_compiler
-def test_one_row_and_one_value_stay_finite_and_nan_is_not_hidden():
+@in_both
+def test_one_row_and_one_value_stay_finite_and_nan_is_not_hidden(precision):
     for same in (torch.ones(1, 16, 1, 1), torch.full((4, 16, 3, 3), 7.0)):
-        x = same.to(torch.bfloat16).contiguous(memory_format=torch.channels_last).requires_grad_()
+        x = same.to(precision).contiguous(memory_format=torch.channels_last).requires_grad_()
         out = NormPReLU(16)(x)
         out.sum().backward()
         assert torch.isfinite(out).all()
         assert torch.isfinite(x.grad).all()
-    x = activation(channels=16).detach()
+    x = activation(channels=16, precision=precision).detach()
     x[3, 5, 2, 2] = math.nan
     out = NormPReLU(16)(x)
     assert torch.isnan(out[:, 5]).all()
@@ -77,12 +86,13 @@ def test_one_row_and_one_value_stay_finite_and_nan_is_not_hidden():
 
 
 @needs_compiler
-def test_the_bits_do_not_depend_on_the_number_of_threads():
+@in_both
+def test_the_bits_do_not_depend_on_the_number_of_threads(precision):
     before, results = torch.get_num_threads(), []
     try:
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
-            x = activation(n=16, side=14).requires_grad_()
+            x = activation(n=16, side=14, precision=precision).requires_grad_()
             norm = NormPReLU(48)
             out = norm(x)
             (out * out).sum().backward()
@@ -109,12 +119,13 @@ def test_a_strided_depthwise_convolution_has_the_gradients_of_the_plain_one(side
     assert close(quick.weight.grad, plain.weight.grad, 0.01)
 
 
-def test_without_a_compiler_pytorch_s_own_operations_do_it(monkeypatch):
+@in_both
+def test_without_a_compiler_pytorch_s_own_operations_do_it(monkeypatch, precision):
     monkeypatch.setenv("CC", "/nowhere/cc")
     fused.library.cache_clear()
     try:
-        assert library() is None
-        x, norm = activation().requires_grad_(), NormPReLU(48)
+        assert library(precision) is None
+        x, norm = activation(precision=precision).requires_grad_(), NormPReLU(48)
         expected = functional.prelu(functional.batch_norm(x, None, None, training=True), torch.full((48,), 0.25).to(x))
         assert close(norm(x), expected.double(), 0.01)
     finally:
