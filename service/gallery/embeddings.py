@@ -41,11 +41,12 @@ def checked(embeddings: ArrayLike, dim: int) -> Embeddings:
         raise InvalidEmbeddingError(f"embeddings of shape {array.shape} were given where (n, {dim}) is needed", dim=dim)
     with np.errstate(invalid="ignore", over="ignore"):
         lengths = np.sqrt(np.einsum("nd,nd->n", array, array))
+        off = np.abs(lengths - 1)
+    if (off <= TOLERANCE).all():  # which NaN is not
+        return array
     if not np.isfinite(lengths).all():
         raise InvalidEmbeddingError("an embedding holds NaN, infinity or numbers that are far too large")
-    if (np.abs(lengths - 1) > TOLERANCE).any():
-        raise InvalidEmbeddingError(f"an embedding has length {lengths[np.abs(lengths - 1).argmax()]:.4g} instead of 1")
-    return array
+    raise InvalidEmbeddingError(f"an embedding has length {lengths[off.argmax()]:.4g} instead of 1")
 
 
 def to_bytes(embedding: NDArray[np.floating]) -> bytes:

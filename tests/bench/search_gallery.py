@@ -37,8 +37,8 @@ REGIONS = 1_000
 FACES = -5_000
 """Where the rows of real faces begin, from `BASE` on."""
 
-AS_BUILT = Sizes(fan=1 << 30)
-"""What was built is settled; copies of it would be merged again."""
+AS_BUILT = Sizes(flat=1 << 13, growing=1 << 12, fan=1 << 30)
+"""What was built is settled; copies of it would be merged again. Who enrols is sealed as among 512 numbers."""
 
 AT_ONCE = Sizes(flat=1 << 17, growing=1 << 17, fan=8, waiting=1 << 18)
 """Nobody searches while it is built, so larger pieces are sealed."""
@@ -112,7 +112,7 @@ def build(place: Path, crowd: Crowd, people: int, each: int, faces: dict[str, ND
     if real is not None:
         index.add(BASE + FACES + np.arange(len(real)), real)
         probes.watch(FACES, real)
-    for sizes in (Sizes(), ONE, None):
+    for sizes in (Sizes.of(crowd.dim), ONE, None):
         indexes.settle()
         index.keep(0)
         index.close()

@@ -30,7 +30,7 @@ class LocalIndexes:
         threads: how many serve one search.
         device: where coarse codes lie; see `devices`.
         order: which rows shall lie together; see `building.Order`.
-        sizes: when what is sealed and merged.
+        sizes: when what is sealed and merged; None goes by the dimension.
         allowed: bytes of memory that the process may have; None asks the system.
 
     Raises:
@@ -44,7 +44,7 @@ class LocalIndexes:
         threads: int = 1,
         device: Device = "cpu",
         order: Order | None = None,
-        sizes: Sizes = Sizes(),  # noqa: B008 (frozen)
+        sizes: Sizes | None = None,
         allowed: int | None = None,
     ) -> None:
         self._folder = folder

@@ -51,6 +51,9 @@ TURNS: Final = 4
 DEAD: Final = 0.25
 """Share of dead places from which the living move elsewhere."""
 
+EXACT: Final = 1 << 22
+"""Numbers, 16 MB of them, that are searched exactly in about the time that a sealed segment takes."""
+
 log = logging.getLogger(__name__)
 
 
@@ -66,11 +69,16 @@ class Sizes:
         waiting: growing vectors at which those who add wait for the builder.
     """
 
-    flat: int = 1 << 15
-    growing: int = 1 << 14
+    flat: int
+    growing: int
     fan: int = 4
     most: int = 1 << 22
     waiting: int = 1 << 17
+
+    @classmethod
+    def of(cls, dim: int) -> Sizes:
+        """Those for vectors of a dimension: an exact search takes as long as there are numbers to read."""
+        return cls(flat=max(1, EXACT // dim), growing=max(1, EXACT // 2 // dim))
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +90,7 @@ class Means:
         builder: seals and merges.
         parts: a segment's codes, ready to be looked through.
         order: see `building.Order`; None keeps rows as they came.
-        sizes: when what is sealed and merged.
+        sizes: when what is sealed and merged; None goes by the dimension.
         memory: bytes that the process may have.
     """
 
@@ -90,7 +98,7 @@ class Means:
     builder: Builder
     parts: Callable[[Segment], Sequence[Part]]
     order: building.Order | None
-    sizes: Sizes
+    sizes: Sizes | None
     memory: int
 
 
@@ -113,6 +121,7 @@ class LocalIndex:
         self._means = means
         self._path = folder / f"{owner.gallery_pk}{SUFFIX}"
         self._layout = Layout.of(owner.dim)
+        self._sizes = means.sizes or Sizes.of(owner.dim)
         self._changing = threading.Condition()
         self._keeping = threading.Lock()
         self._drafts: set[Path] = set()
@@ -307,11 +316,11 @@ class LocalIndex:
         give_back()
 
     def _has_room(self) -> bool:
-        return self._state.growing.length < self._means.sizes.waiting or self._stuck or self._closed
+        return self._state.growing.length < self._sizes.waiting or self._stuck or self._closed
 
     def _due(self) -> tuple[Sealed, ...] | None:
         """Segments to be merged, none of them where the growing are to be sealed; None where nothing is due."""
-        state, sizes = self._state, self._means.sizes
+        state, sizes = self._state, self._sizes
         if self._closed:
             return None
         if state.growing.length >= (sizes.growing if state.sealed else sizes.flat):

@@ -221,11 +221,12 @@ class Scan:
             again = self._look_again(shallow.tolist(), probe, ends, best)
             told = self._scored(probe, again, best, max(STEP, 4 * k))
             keys, scored = np.concatenate([keys, told[0]]), np.concatenate([scored, told[1]])
+            # Of those whose hopes are equal to the last one's some may have been given before.
+            keys, unique = np.unique(keys, return_index=True)
+            scored = scored[unique]
         if not len(keys):
             return keys, scored
-        # Of those whose hopes are equal to the last one's some may have been given before.
-        unique = np.unique(keys, return_index=True)[1]
-        order = unique[np.argsort(-scored[unique])]
+        order = np.argsort(-scored)
         return self._first(probe, k, keys[order], scored[order])
 
     def _scored(
@@ -259,12 +260,12 @@ class Scan:
         if long:
             reach = REACH * float(self._sealed[keys[last] >> PLACE_BITS].segment.scales[keys[last] & PLACE])
         near = int(np.count_nonzero(scored[: k + AGAIN] >= scored[last] - reach))
-        keys, scored = keys[:near], scored[:near]
+        rising = np.argsort(keys[:near])
+        scored, lying = scored[rising], self._by_segment(keys[rising])
         if long:
-            keys = np.sort(keys)
-            vectors = [self._sealed[number].segment.restored(here) for number, here in self._by_segment(keys)]
+            vectors = [self._sealed[number].segment.restored(here) for number, here in lying]
             scored = products(probe, np.concatenate(vectors))[0]
-        rows = np.array([self._sealed[key >> PLACE_BITS].segment.rows[key & PLACE] for key in keys.tolist()], np.int64)
+        rows = np.concatenate([self._sealed[number].segment.rows[here] for number, here in lying])
         best = np.lexsort((rows, -scored))[:k]
         return rows[best], scored[best]
 

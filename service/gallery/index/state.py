@@ -104,6 +104,8 @@ class State:
         if not k or not any(each.living for each in sealed):
             return near
         far = Scan(sealed, threads).search(turned(probes, self.layout), k)
+        if not self.growing.living:
+            return far
         rows, found = np.hstack([near.rows, far.rows]), np.hstack([near.scores, far.scores])
         if not found.size:
             return near

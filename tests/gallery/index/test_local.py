@@ -1,6 +1,7 @@
 import tempfile
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,7 @@ def rows(*numbers):
     return np.array(numbers, dtype=np.int64)
 
 
-@pytest.fixture(params=[Sizes(), TINY], ids=["growing", "sealed"])
+@pytest.fixture(params=[None, TINY], ids=["growing", "sealed"])
 def sizes(request):
     return request.param
 
@@ -121,6 +122,25 @@ def test_what_everybody_costs_over_candidates_is_measured(tmp_path, unit):
     indexes.settle()
     assert all(index._costs.seconds[way] != before[way] for way in before)
     assert 0 < index.scan_share < 100
+    index.close()
+    indexes.close()
+
+
+@pytest.mark.parametrize(("dim", "most"), [(128, 32_768), (512, 8_192)])
+def test_a_gallery_is_searched_exactly_up_to_16_mb_of_vectors(tmp_path, dim, most):
+    drawn = np.random.default_rng(0).standard_normal((most, dim)).astype(np.float32)
+    drawn /= np.linalg.norm(drawn, axis=1, keepdims=True)
+    indexes = LocalIndexes(tmp_path)
+    index = indexes.of(replace(OWNER, dim=dim), 0)
+    index.add(np.arange(1, most), drawn[1:])
+    indexes.settle()
+    assert not index._state.sealed
+    index.add(rows(0), drawn[:1])
+    indexes.settle()
+    assert [len(each.segment) for each in index._state.sealed] == [most]
+    index.add(most + np.arange(most // 2), drawn[: most // 2])
+    indexes.settle()
+    assert [len(each.segment) for each in index._state.sealed] == [most, most // 2]
     index.close()
     indexes.close()
 
