@@ -199,14 +199,16 @@ def identification(report: Report, embeddings: Embeddings, how: dict[str, Any]) 
         "fnir_at_fpir_1e-2",
         round(100 * fnir, 3),
         "%",
-        interval=[round(100 * low, 2), round(100 * high, 2)],
+        interval=[round(float(100 * low), 2), round(float(100 * high), 2)],
         enrolled=len(people),
         probes=len(found.mated_score),
         unknown=len(found.unknown_score),
         false_positives=int(mistakes),
         **how,
     )
-    report.figure("rank1", round(100 * rank1, 3), "%", interval=[round(100 * low1, 2), round(100 * high1, 2)])
+    report.figure(
+        "rank1", round(100 * rank1, 3), "%", interval=[round(float(100 * low1), 2), round(float(100 * high1), 2)]
+    )
 
 
 def search(embeddings: Embeddings) -> Searched:
