@@ -32,6 +32,7 @@ from tests.bench.lfw import TRAINING_FOLDS, all_pairs
 from tests.bench.lfw_data import SAME_PERSON, Lfw, load_lfw, person_of
 from tests.bench.loop import Loop
 from tests.bench.priors_real import real
+from tests.bench.priors_reliability import reliability
 from tests.bench.priors_revisions import revisions
 from tests.bench.priors_scores import Scorer, scale
 from tests.bench.priors_strangers import DIGITS, Strangers, second, typed
@@ -42,7 +43,7 @@ DIMENSIONS = (120, 250)
 BOOTSTRAPS = 500
 CERTAINTIES = (0.5, 0.8, 0.9, 0.95, 0.99, 0.999)
 INDEXED_DIM = 64
-PARTS = ["mated", "strangers", "time", "revisions", "calibration", "real"]
+PARTS = ["mated", "reliability", "strangers", "time", "revisions", "calibration", "real"]
 
 
 @dataclass(frozen=True)
@@ -54,20 +55,21 @@ class Size:
     devices: int
     visited: int
     mated: int
+    reliability: int
     strangers: int
     alphas: tuple[float, ...]
     indexed: tuple[int, ...]
 
 
-FULL = Size(1_000_000, 400, 4_000, 40, 12_000, 1_000_000, (1e-3, 3e-3), (100_000, 1_000_000, 10_000_000))
-QUICK = Size(50_000, 40, 400, 20, 1_500, 20_000, (3e-3,), (10_000, 50_000))
+FULL = Size(1_000_000, 400, 4_000, 40, 12_000, 200_000, 1_000_000, (1e-3, 3e-3), (100_000, 1_000_000, 10_000_000))
+QUICK = Size(50_000, 40, 400, 20, 1_500, 4_000, 20_000, (3e-3,), (10_000, 50_000))
 
 
 def main() -> None:
     options = parser(__doc__ or "")
     options.add_argument("--strangers", type=int, help="strangers in each arm")
     options.add_argument("--indexed", type=int, action="append", help="only galleries of this size are timed")
-    options.add_argument("--visitors", type=int, help="visitors who are enrolled")
+    options.add_argument("--visitors", type=int, help="visitors of the parts mated and reliability")
     options.add_argument("--dimension", type=int, action="append", help="only these effective dimensions; 0 for none")
     options.add_argument("--alpha", type=float, action="append", help="only these target rates")
     options.add_argument("--certainty", type=float, default=Rule().certainty, help="least posterior of a match")
@@ -78,6 +80,7 @@ def main() -> None:
     size = replace(
         size,
         mated=asked.visitors or size.mated,
+        reliability=asked.visitors or size.reliability,
         strangers=asked.strangers or size.strangers,
         alphas=tuple(asked.alpha) if asked.alpha else size.alphas,
         indexed=tuple(asked.indexed) if asked.indexed else size.indexed,
@@ -86,7 +89,7 @@ def main() -> None:
     report = Report("priors")
     if asked.only in {None, "calibration"}:
         calibration_loss(report, lfw, quick=asked.quick)
-    if asked.only in {None, "mated", "strangers"}:
+    if asked.only in {None, "mated", "reliability", "strangers"}:
         synthetic(report, size, asked)
     if asked.only in {None, "time"}:
         search_time(report, size, asked)
@@ -105,9 +108,11 @@ def synthetic(report: Report, size: Size, asked: argparse.Namespace) -> None:
         for alpha in size.alphas:
             note(f"d = {dimension}, alpha = {alpha:g} ...")
             bench = Bench(report, size, made, dimension, alpha, Rule(certainty=asked.certainty))
-            if asked.only != "strangers":
+            if asked.only in {None, "mated"}:
                 bench.mated()
-            if asked.only != "mated":
+            if asked.only in {None, "reliability"}:
+                reliability(report, made, bench.plans(), bench.scale, bench.rule, size.reliability, bench.told)
+            if asked.only in {None, "strangers"}:
                 Strangers(report, made, bench.devices, dimension, alpha, size.strangers, bench.rule).arms()
 
 
@@ -122,16 +127,19 @@ class Bench:
         self.scale = scale(dimension, 0.0, int(60 * size.people / alpha))
         self.devices: list[int] = self.random.choice(size.devices, size.visited, replace=False).tolist()
 
+    def plans(self) -> dict[int, Plan]:
+        """What is expected at each device."""
+        return {d: plan(self.world, d, self.scale, self.scale, self.alpha, self.alpha) for d in self.devices}
+
     def mated(self) -> None:
         """FNIR of visitors who are enrolled, with the prior, without, with hard tiers, and with digits."""
         size, plain = self.size, threshold(self.scale, self.size.people, self.alpha, insist=True).similarity
-        plans = {d: plan(self.world, d, self.scale, self.scale, self.alpha, self.alpha) for d in self.devices}
+        plans = self.plans()
         share = self.alpha * (1 - ASK_SHARE)
         asking = {d: plan(self.world, d, self.scale, self.scale, share, self.alpha) for d in self.devices}
         devices = self.random.choice(self.devices, size.mated)
         visitors = self.world.visitors(devices)
         missed, missed_plain, missed_digits, scored, known, cosines, tier = ([] for _ in range(7))
-        certain: list[tuple[float, bool]] = []
         by_certainty = np.zeros((len(CERTAINTIES), 2), np.int64)
         for device, row in zip(devices.tolist(), visitors.tolist(), strict=True):
             here = plans[device]
@@ -145,15 +153,12 @@ class Bench:
             known.append(is_known)
             cosines.append(probe.mated)
             tier.append(0 if row in here.tiers[0].rows else 1 if is_known else 2)
-            certain.append(told(found, row))
+            posterior = float(found.posteriors[0]) if len(found.rows) else 0.0
             for place, certainty in enumerate(CERTAINTIES):
                 again = found
-                if certain[-1][0] < certainty or certainty < self.rule.certainty:
+                if posterior < certainty or certainty < self.rule.certainty:
                     again = self.look(here, replace(self.rule, certainty=certainty), probe)
                 by_certainty[place] += again.decision != "match", again.decision == "match" and not right(again, row)
-        for device in self.random.choice(self.devices, size.mated // 4).tolist():
-            probe = Scorer(self.world, self.random, self.dimension, -1)
-            certain.append(told(self.look(plans[device], self.rule, probe), -1))
         miss, plainly, digits, familiar = (np.array(each) for each in (missed, missed_plain, missed_digits, known))
         more = {**self.told, "searches": size.mated, "known": round(float(familiar.mean()), 3)}
         self.ratio("fnir_ratio", plainly, miss, more)
@@ -168,9 +173,6 @@ class Bench:
             fnir = (none + other) / size.mated
             told_ = {**self.told, "certainty": certainty, "misses": none + other, "somebody_else": other}
             self.report.figure("fnir_at_certainty", round(100 * fnir, 3), "%", **told_)
-        off, counted, worst, noise = reliability(certain)
-        more = {**self.told, "cases": counted, "decile": worst, "standard_error": round(100 * noise, 2)}
-        self.report.figure("reliability_worst_decile", round(100 * off, 2), "points", **more)
 
     def look(self, here: Plan, rule: Rule, probe: Scorer) -> Found:
         """The service's own look at a probe."""
@@ -211,11 +213,6 @@ def right(found: Found, row: int) -> bool:
     return found.decision == "match" and int(found.rows[0]) == row
 
 
-def told(found: Found, row: int) -> tuple[float, bool]:
-    """The posterior of the best candidate, and whether it was the visitor."""
-    return (float(found.posteriors[0]), bool(found.rows[0] == row)) if len(found.rows) else (0.0, False)
-
-
 def hard_tiers(
     cosines: NDArray[np.float64],
     tier: NDArray[np.int64],
@@ -241,25 +238,6 @@ def hard_tiers(
                 if missed.sum() < best.sum():
                     best, chosen = missed, [round(float(first), 2), round(float(other), 2)]
     return best, chosen
-
-
-def reliability(certain: list[tuple[float, bool]]) -> tuple[float, int, int, float]:
-    """How far the posterior is off in the worst decile with a hundred cases or more.
-
-    Returns:
-        By how much, the cases of that decile, which it is, and the standard error that chance alone has there.
-    """
-    posterior, true = np.array([each[0] for each in certain]), np.array([each[1] for each in certain])
-    decile = np.minimum((posterior * 10).astype(int), 9)
-    worst, cases, which, noise = 0.0, 0, -1, 0.0
-    for each in range(10):
-        inside = decile == each
-        if inside.sum() >= 100:
-            off = abs(float(posterior[inside].mean() - true[inside].mean()))
-            if off >= worst:
-                spread = float((posterior[inside] * (1 - posterior[inside])).mean())
-                worst, cases, which, noise = off, int(inside.sum()), each, float(np.sqrt(spread / inside.sum()))
-    return worst, cases, which, noise
 
 
 def search_time(report: Report, size: Size, asked: argparse.Namespace) -> None:

@@ -132,6 +132,7 @@ class LocalIndex:
         self._closed = False
         self._costs = Costs()
         self._measured = False
+        self._built = False
         self._kept, self._state = self._found(newest)
         self._named = {each.segment.path.name for each in self._state.sealed}
         means.builder.ask(self)
@@ -250,7 +251,11 @@ class LocalIndex:
         self._measure()
         due = self._due()
         if due is None:
+            if self._built:
+                self._built = False
+                give_back()
             return False
+        self._built = True
         try:
             if due:
                 self._merge(due)
