@@ -10,6 +10,7 @@ import pytest
 from tests.bench.backup import GROUP, measure
 from tests.bench.crowd import BLOCK, STRATA, crowd_of, probes_of, stratum_of
 from tests.bench.lfw import accuracy_of_fold, all_pairs, open_set
+from tests.bench.priors_reliability import Told, deciles
 from tests.bench.report import Report
 
 
@@ -109,3 +110,14 @@ def test_probes_have_the_cosine_of_their_stratum_and_rivals_are_the_best_of_all_
 
 def test_a_cosine_belongs_to_the_highest_stratum_below_it():
     assert [stratum_of(cosine) for cosine in (0.34, 0.35, 0.449, 0.9)] == [None, 0.35, 0.4, 0.6]
+
+
+def test_reliability_weighs_those_who_stand_for_many_and_leaves_small_deciles_out():
+    posterior = np.concatenate([np.full(200, 0.25), np.full(100, 0.95), np.full(99, 0.55)])
+    true = np.concatenate([np.arange(200) < 60, np.arange(100) < 90, np.ones(99, bool)])
+    weight = np.where(np.arange(399) < 60, 3.0, 1.0)
+    low, high = deciles(Told(posterior, true, weight))
+    assert (low.number, low.cases, high.number, high.cases) == (2, 200, 9, 100)
+    assert low.off == pytest.approx(0.25 - 180 / 320)
+    assert low.noise == pytest.approx(np.sqrt((60 * 9 + 140) * 0.25 * 0.75) / 320)
+    assert high.off == pytest.approx(0.05)
