@@ -6,12 +6,12 @@ import asyncio
 import hashlib
 import ipaddress
 import logging
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
 from fastapi import FastAPI
@@ -62,6 +62,8 @@ from service.vision.process import Process
 from service.vision.reader import reader
 from service.vision.see import Limits
 from service.vision.seeing import Setup as Seeing
+
+Result = TypeVar("Result")
 
 log = logging.getLogger(__name__)
 
@@ -205,6 +207,7 @@ async def _open(app: FastAPI, settings: Settings, stack: AsyncExitStack) -> Prod
     stack.push_async_callback(_stop, expiry)
     measuring = asyncio.create_task(_measure_grown(product, settings.measure_growth), name="measuring")
     stack.push_async_callback(_stop, measuring)
+    stack.callback(product.ending.set)
     return product
 
 
@@ -340,7 +343,7 @@ async def _measure_grown(product: Product, growth: float) -> None:
     while growth:
         await asyncio.sleep(EXPIRY_SECONDS)
         try:
-            measured = await asyncio.to_thread(measure_due, product, growth, rest=1.0)
+            measured = await _to_its_end(partial(measure_due, product, growth, rest=1.0))
         except VultusError as error:
             log.warning("a gallery could not be measured on its own people: %s", error.detail)
         else:
@@ -357,6 +360,17 @@ async def _forget_expired(product: Product, import_days: int) -> None:
         except VultusError as error:
             log.warning("people or visits whose time has passed could not be forgotten: %s", error.detail)
         await asyncio.sleep(EXPIRY_SECONDS)
+
+
+async def _to_its_end(work: Callable[[], Result]) -> Result:
+    """Run work on a thread. Where this is cancelled the thread is waited for: what it uses is closed afterwards."""
+    running = asyncio.ensure_future(asyncio.to_thread(work))
+    try:
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:
+        with suppress(VultusError):
+            await running
+        raise
 
 
 async def _stop(task: asyncio.Task[None]) -> None:

@@ -93,6 +93,7 @@ def measure(
 
     Raises:
         CalibrationError: the gallery has too few people, or the model's calibration cannot lend its mates.
+        NotReadyError: the service stops meanwhile.
     """
     view = product.views.of(gallery.pk)
     everybody = product.expectations.residents(gallery.pk)
@@ -162,7 +163,7 @@ def _everybody(
         for first in range(0, len(probes), BLOCK):
             began = time.monotonic()
             _count(tally, vectors[first : first + BLOCK] @ embeddings.T, first, places)
-            time.sleep(rest * (time.monotonic() - began))
+            product.rest(rest * (time.monotonic() - began))
     return tally
 
 
@@ -198,7 +199,7 @@ def _neighbours(
         probes, vectors = _probes(product, gallery, random.permutation(group)[:most])
         if len(probes):
             _count(tally, view.score(vectors, group), 0, _places(probes, group))
-        time.sleep(rest * (time.monotonic() - began))
+        product.rest(rest * (time.monotonic() - began))
     return tally
 
 

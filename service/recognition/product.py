@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable
 from concurrent.futures import Executor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service.artifact.manifest import CalibrationRecord, Manifest
-from service.errors import GalleryModelError, ModelError, NoFaceError, NotFoundError, RevisionError
+from service.errors import (
+    GalleryModelError,
+    ModelError,
+    NoFaceError,
+    NotFoundError,
+    NotReadyError,
+    RevisionError,
+)
 from service.gallery import galleries
 from service.gallery.catalog import Catalog
 from service.gallery.idempotency import Claims
@@ -84,6 +92,7 @@ class Product:
         keeping: commits enrolments.
         writing: the thread for all other changes; the catalog takes one writer at a time, so more would only wait.
         policy: defaults and limits.
+        ending: set once the service stops, for work that takes minutes.
     """
 
     model: Manifest
@@ -102,6 +111,16 @@ class Product:
     keeping: Batcher[Wanted[Any], Kept[Any]]
     writing: Executor
     policy: Policy
+    ending: threading.Event = field(default_factory=threading.Event)
+
+    def rest(self, seconds: float) -> None:
+        """Rest between two pieces of work that takes minutes.
+
+        Raises:
+            NotReadyError: the service stops, and so shall the work.
+        """
+        if self.ending.wait(seconds):
+            raise NotReadyError("the service is stopping")
 
     @property
     def calibration(self) -> Calibration:

@@ -1,14 +1,18 @@
 """Own calibration: a gallery measured on its own people, by the running product."""
 
 import hashlib
+import threading
+import time
 
 import numpy as np
 import pytest
 
-from service.errors import CalibrationError
+from service import app
+from service.errors import CalibrationError, NotReadyError
 from service.gallery import calibrations, faces, galleries, people
 from service.gallery.records import NewTemplate, PersonFields
 from service.recognition import own
+from tests.conftest import running
 from tests.faces import orl_photo
 
 PEOPLE = 500
@@ -115,3 +119,38 @@ def enrolled_more(product, name, first, last):
     product.views.of(pk).catch_up()
     with product.catalog.read() as reading:
         return galleries.get(reading, name)
+
+
+def test_a_service_that_stops_waits_for_no_measurement(tmp_path, monkeypatch):
+    """A gallery of 200,000 takes minutes. What it works with is closed only once it has given up."""
+    under_way, outcome = threading.Event(), []
+
+    def measured_slowly(product, growth, *, rest):
+        under_way.set()
+        try:
+            for _ in range(1000):
+                product.rest(0.01)
+                with product.catalog.read() as reading:
+                    galleries.page(reading)
+        except BaseException as error:
+            outcome.append(error)
+            raise
+
+    monkeypatch.setattr(app, "EXPIRY_SECONDS", 0.01)
+    monkeypatch.setattr(app, "measure_due", measured_slowly)
+    with running(tmp_path):
+        assert under_way.wait(10)
+        began = time.monotonic()
+    assert time.monotonic() - began < 5
+    assert [type(each) for each in outcome] == [NotReadyError]
+
+
+def test_a_measurement_ends_between_two_pieces_once_the_service_stops(tmp_path):
+    with running(tmp_path) as service:
+        service.post("/v1/galleries", json={"name": "staff"})
+        record = enrolled(service.product, "staff", strangers())
+        service.product.ending.set()
+        with pytest.raises(NotReadyError):
+            own.measure(service.product, record)
+        with service.product.catalog.read() as reading:
+            assert calibrations.newest(reading, record.pk) is None
