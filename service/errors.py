@@ -233,7 +233,7 @@ class FaceNotFoundError(NotFoundError):
 
 
 class AnswerNotFoundError(NotFoundError):
-    """No earlier answer of this id waits for digits, or its time is over."""
+    """No earlier answer of this id waits, it was come back to already, or its time is over."""
 
     code, title = "answer_not_found", "There is no such answer"
 

@@ -46,6 +46,8 @@ async def identify_faces(product: ProductAtDep, metrics: MetricsDep, request: Re
         raise InvalidRequestError("send exactly one of photo, embedding and an earlier answer")
     if again is not None and (body.embedding is not None or (shown == 1) == (context.digits is not None)):
         raise InvalidRequestError("an earlier answer is come back to with the digits, or with another photo")
+    if again is not None and context.digits is not None and body.prior == "off":
+        raise InvalidRequestError("digits count in the prior, which is off")
     photo = embedding = seen = pending = None
     if again is not None:
         pending = await product.stored(partial(product.asked.take, gallery, again))

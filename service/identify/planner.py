@@ -104,6 +104,7 @@ class Found:
         prior_log_odds: of each before any face was compared, (k,).
         thresholds: the least cosine that each needed, (k,).
         evidence: W.
+        nearest: who of the examined is the most similar, whatever the prior says; None where nobody was examined.
         tiers: what was examined, in order.
         stopped: whether the rest of the gallery was not worth a look.
     """
@@ -115,6 +116,7 @@ class Found:
     prior_log_odds: Numbers
     thresholds: Numbers
     evidence: float
+    nearest: int | None
     tiers: tuple[Examined, ...]
     stopped: bool
 
@@ -285,6 +287,7 @@ class _Seen:
             prior_log_odds=np.log(pi) - np.log1p(-np.minimum(pi, 1 - 1e-12)),
             thresholds=self._budget.thresholds(rows),
             evidence=self.evidence,
+            nearest=int(self.rows[np.argmax(self._similarities)]) if len(self.rows) else None,
             tiers=tuple(tried),
             stopped=stopped,
         )

@@ -1,7 +1,10 @@
 """Visitors who were asked for digits or another photo: their probes, kept for a moment, and how often one may guess.
 
-Both are shared by all replicas: an answer may come back to another one, and a device has no more guesses for asking
-around.
+Both are shared by all replicas: an answer may come back to another one, and nobody has more guesses for asking around.
+
+Guesses are counted by whom they are about: the person whom the face resembles most, which no caller chooses freely. A
+new photo, another device or none leave that count as it is. The device counts too, where one is named, but a name is
+all that it is.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ import json
 import secrets
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,10 +31,10 @@ WAIT_SECONDS: Final = 120.0
 """How long an answer can be come back to."""
 
 TRIES: Final = 5
-"""Tries without success after which a device is locked,"""
+"""Tries without success after which no digits are taken any more, about a person or from a device,"""
 
 LOCKED_SECONDS: Final = 300.0
-"""until this long after the first of them."""
+"""until this long after the last of them."""
 
 NO_CROP: Final[NDArray[np.uint8]] = np.empty((0, 0, 3), np.uint8)
 """Nobody needs the picture of a face again that is encoded already, so it is not kept."""
@@ -49,6 +52,7 @@ class Pending:
         rate: the false-positive rate of all looks together; None where the caller named none,
         looks: and among how many it is shared.
         taken: the embedding and the quality of every photo so far.
+        asks: whether the visitor was asked for digits.
         key: the id of the answer, once it is kept.
     """
 
@@ -59,7 +63,16 @@ class Pending:
     rate: float | None
     looks: int
     taken: tuple[tuple[NDArray[np.float32], float], ...]
+    asks: bool
     key: str = ""
+
+
+@dataclass(frozen=True)
+class Guess:
+    """By what tries are counted: the key of the person they are about, or the name of the device they come from."""
+
+    kind: Literal["person", "device"]
+    name: int | str
 
 
 class Asked:
@@ -79,44 +92,44 @@ class Asked:
         return answer
 
     def take(self, gallery: str, answer: str) -> Pending:
-        """Give a probe back; it stays until its time is over, for digits may be mistyped.
+        """Give a probe back; it stays until it is spent or its time is over.
 
         Raises:
-            AnswerNotFoundError: no such answer of this gallery waits for digits.
+            AnswerNotFoundError: no such answer of this gallery waits.
         """
         found = self._shared.get(f"answer:{answer}")
         pending = None if found is None else _unpacked(found, answer)
         if pending is None or pending.gallery != gallery:
-            raise AnswerNotFoundError("no such answer waits for digits; identify again")
+            raise AnswerNotFoundError("no such answer waits for digits or a photo; identify again")
         return pending
 
     def spend(self, pending: Pending) -> None:
-        """Take a probe out for good, because another photo was taken on top of it.
+        """Take a probe out for good, because digits were given for it or another photo was taken on top of it.
 
         Raises:
             AnswerNotFoundError: that was done before.
         """
         if self._shared.spend(f"spent:{pending.key}", 1, WAIT_SECONDS) is not None:
-            raise AnswerNotFoundError("another photo was taken on top of that answer already; identify again")
+            raise AnswerNotFoundError("that answer was come back to already; identify again")
         self._shared.drop(f"answer:{pending.key}")
 
-    def admit(self, gallery: str, device: str) -> None:
-        """Let a device try digits; it counts as one that failed until `succeeded` says otherwise.
+    def admit(self, gallery: str, guess: Guess) -> None:
+        """Let digits be tried; they count as wrong until `succeeded` says otherwise.
 
         Raises:
-            DigitsLockedError: it tried too often of late.
+            DigitsLockedError: they were wrong too often of late.
         """
-        left = self._shared.spend(_tries(gallery, device), TRIES, LOCKED_SECONDS)
+        left = self._shared.spend(_tries(gallery, guess), TRIES, LOCKED_SECONDS, renew=True)
         if left is not None:
             raise DigitsLockedError(f"digits were wrong {TRIES} times; try again later", retry_after=int(left) + 1)
 
-    def succeeded(self, gallery: str, device: str) -> None:
+    def succeeded(self, gallery: str, guess: Guess) -> None:
         """Note that the digits were right: what was tried before is forgiven."""
-        self._shared.drop(_tries(gallery, device))
+        self._shared.drop(_tries(gallery, guess))
 
 
-def _tries(gallery: str, device: str) -> str:
-    return f"digits:{gallery} {device}"
+def _tries(gallery: str, guess: Guess) -> str:
+    return f"digits:{gallery} {guess.kind} {guess.name}"
 
 
 def _packed(pending: Pending) -> bytes:
@@ -129,6 +142,7 @@ def _packed(pending: Pending) -> bytes:
         "context": context,
         "rate": pending.rate,
         "looks": pending.looks,
+        "asks": pending.asks,
         "taken": [(_text(embedding), quality) for embedding, quality in pending.taken],
     }
     if pending.seen is not None:
@@ -164,5 +178,6 @@ def _unpacked(packed: bytes, key: str) -> Pending:
         document["rate"],
         document["looks"],
         tuple((_vector(embedding), quality) for embedding, quality in document["taken"]),
+        document["asks"],
         key,
     )

@@ -151,7 +151,7 @@ class Expectations:
         """Who is expected in a context. Blocks.
 
         A request that brings digits spends one share of the rate and the one before it, that asked for them, the rest;
-        so the two together keep to it, whether the caller names the first answer or not.
+        so the two together keep to it.
 
         Args:
             gallery_pk: the gallery.

@@ -15,7 +15,7 @@ from typing import Any, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from service.errors import InvalidEmbeddingError, InvalidRequestError, NoFaceError
+from service.errors import AnswerNotFoundError, InvalidEmbeddingError, InvalidRequestError, NoFaceError
 from service.gallery.people import Indexed, by_pks, overdue
 from service.gallery.records import GalleryRecord
 from service.gallery.view import GalleryView
@@ -23,7 +23,7 @@ from service.identify.calibration import Calibration
 from service.identify.decision import Threshold, decide, threshold
 from service.identify.fusion import fuse
 from service.identify.planner import Found, Rule, look
-from service.recognition.asked import Pending
+from service.recognition.asked import Guess, Pending
 from service.recognition.expectations import Context, Expected
 from service.recognition.product import Embedding, Product
 from service.vision.see import SeenFace
@@ -84,6 +84,8 @@ class Identified:
         answer: id to come back with: with the digits where the decision is `ask`, or with another photo.
         words: how the answer came about, where a prior had a say,
         basis: and on which numbers it rests.
+        matched: key of the person who was found, and
+        nearest: of the one whom the face resembles most, where a prior had a say.
     """
 
     seen: SeenFace | None
@@ -99,6 +101,8 @@ class Identified:
     answer: str | None = None
     words: str | None = None
     basis: Basis | None = None
+    matched: int | None = None
+    nearest: int | None = None
 
 
 @dataclass(frozen=True)
@@ -128,7 +132,8 @@ async def identify(
     """Identify every face of a photo, or one ready embedding.
 
     A visitor who may be photographed again is looked at several times, each time as the mean of all photos so far. By
-    the union bound the looks together keep to the rate when each keeps to its share of it.
+    the union bound the looks together keep to the rate when each keeps to its share of it. Digits are one look more,
+    with a share of its own; so an answer that asks for them is come back to once.
 
     Args:
         product: the parts.
@@ -142,22 +147,24 @@ async def identify(
         certainty: least posterior of a match; None takes the service's. A plain search has none.
         safe: whether an e-value decides, which holds however much alike neighbours look.
         looks: among how many photos of one visitor the rate is shared.
-        retake: the answer to the photos before this one, which shows the visitor's face as its largest.
+        retake: the answer that is come back to: with digits, or with a photo that shows the visitor's face as its
+            largest.
 
     Raises:
         GalleryNotFoundError: there is no such gallery.
         GalleryModelError: it is bound to another model.
         NoFaceError: the photo shows no face.
         InvalidRequestError: no look is left of those that the first request asked for.
-        AnswerNotFoundError: another photo was taken on top of that answer already.
+        AnswerNotFoundError: that answer asked for no digits, or was come back to already.
+        DigitsLockedError: digits about this person, or from this device, were wrong too often of late.
         FpirNotSupportedError: the calibration cannot vouch for the rate that the caller asks for.
         PhotoError: the photo cannot be used.
         OverloadedError: too much is waiting.
     """
     record, view = await product.gallery(gallery)
-    guard = context.device or ""
-    if context.digits is not None:
-        await product.stored(lambda: product.asked.admit(record.name, guard))
+    device = None if context.digits is None or context.device is None else Guess("device", context.device)
+    if device is not None:
+        await product.stored(lambda: product.asked.admit(record.name, device))
     if retake is not None:
         fpir, looks = retake.rate, retake.looks
         if photo is not None and len(retake.taken) >= looks:
@@ -188,11 +195,12 @@ async def identify(
                 for probe, face in zip(probes, shown, strict=True)
             ]
         )
-    if context.digits is not None and any(answer.decision == "match" for answer in answers):
-        await product.stored(lambda: product.asked.succeeded(record.name, guard))
+    if context.digits is not None:
+        await product.stored(lambda: _count(product, record.name, device, answers))
+    again = replace(context, digits=None)
     pending = [
-        Pending(record.name, face, probe, context, fpir, looks, photos)
-        for face, probe, photos in zip(shown, probes, taken, strict=True)
+        Pending(record.name, face, probe, again, fpir, looks, photos, answer.decision == "ask")
+        for face, probe, photos, answer in zip(shown, probes, taken, answers, strict=True)
     ]
     if any(_open(answer, each) for answer, each in zip(answers, pending, strict=True)):
         keys = await product.stored(
@@ -211,8 +219,12 @@ async def _probes(
 ) -> tuple[Sequence[SeenFace | None], list[Embedding], list[Photos]]:
     """The faces that are asked about, what is compared of each, and the photos behind that."""
     if embedding is not None:
-        before = retake.taken if retake is not None else ((embedding, UNSEEN_QUALITY),)
-        return [seen], [embedding], [before]
+        if retake is None:
+            return [seen], [embedding], [((embedding, UNSEEN_QUALITY),)]
+        if not retake.asks:
+            raise AnswerNotFoundError("no such answer waits for digits; identify again")
+        await product.stored(lambda: product.asked.spend(retake))
+        return [seen], [embedding], [retake.taken]
     faces = (await product.reader.see(photo or b"")).faces
     if not faces:
         raise NoFaceError("no face was found in the photo")
@@ -224,6 +236,25 @@ async def _probes(
     taken = (*retake.taken, (probe, faces[0].quality.score))
     mean = fuse(np.stack([each for each, _ in taken]), np.array([quality for _, quality in taken]))
     return faces[:1], [mean], [taken]
+
+
+def _count(product: Product, gallery: str, device: Guess | None, answers: Sequence[Identified]) -> None:
+    """Count digits about everybody whom they may be about, and forgive whoever gave the right ones.
+
+    Counted before the answer leaves, so that right digits are no better than wrong ones once there were too many.
+
+    Raises:
+        DigitsLockedError: there were too many wrong ones about one of them.
+    """
+    matched = [answer.matched for answer in answers if answer.matched is not None]
+    nearest = [answer.nearest for answer in answers if answer.nearest is not None]
+    for person in sorted({*matched, *nearest}):
+        product.asked.admit(gallery, Guess("person", person))
+    right = [Guess("person", person) for person in matched]
+    if matched and device is not None:
+        right.append(device)
+    for guess in right:
+        product.asked.succeeded(gallery, guess)
 
 
 def _open(answer: Identified, pending: Pending) -> bool:
@@ -378,6 +409,8 @@ def _told(
             rule.certainty,
             version,
         ),
+        matched=int(found.rows[0]) if first is not None and decision == "match" else None,
+        nearest=found.nearest,
     )
 
 

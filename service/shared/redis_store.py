@@ -38,9 +38,11 @@ RENEW: Final = (
     "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('PEXPIRE', KEYS[1], ARGV[2]) else return 0 end"
 )
 SPEND: Final = (
-    "local spent = redis.call('INCR', KEYS[1]) "
-    "if spent == 1 then redis.call('PEXPIRE', KEYS[1], ARGV[2]) end "
-    "if spent > tonumber(ARGV[1]) then return redis.call('PTTL', KEYS[1]) else return -1 end"
+    "local spent = tonumber(redis.call('GET', KEYS[1]) or '0') "
+    "if spent >= tonumber(ARGV[1]) then return redis.call('PTTL', KEYS[1]) end "
+    "redis.call('INCR', KEYS[1]) "
+    "if spent == 0 or ARGV[3] == '1' then redis.call('PEXPIRE', KEYS[1], ARGV[2]) end "
+    "return -1"
 )
 
 REFUSALS: Final = (redis.AuthenticationError, redis.exceptions.NoPermissionError)
@@ -154,12 +156,13 @@ class InRedis:
             found = None
         return found if isinstance(found, bytes) else self._alone.get(name)
 
-    def spend(self, name: str, limit: int, seconds: float) -> float | None:
+    def spend(self, name: str, limit: int, seconds: float, *, renew: bool = False) -> float | None:
         """See `Shared.spend`."""
+        told = (limit, int(seconds * 1000), int(renew))
         try:
-            left = self._ask(lambda client: client.eval(SPEND, 1, self._space + name, limit, int(seconds * 1000)))
+            left = self._ask(lambda client: client.eval(SPEND, 1, self._space + name, *told))
         except _AwayError:
-            return self._alone.spend(name, limit, seconds)
+            return self._alone.spend(name, limit, seconds, renew=renew)
         return None if int(left) < 0 else int(left) / 1000
 
     def drop(self, name: str) -> None:

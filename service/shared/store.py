@@ -33,8 +33,11 @@ class Shared(Protocol):
     def get(self, name: str) -> bytes | None:
         """The value that is kept under a name."""
 
-    def spend(self, name: str, limit: int, seconds: float) -> float | None:
-        """Spend one of `limit` within some seconds from the first; None, or in how many seconds there is more."""
+    def spend(self, name: str, limit: int, seconds: float, *, renew: bool = False) -> float | None:
+        """Spend one of `limit` within some seconds from the first; None, or in how many seconds there is more.
+
+        With `renew` the seconds begin anew with each that is spent; one that is refused renews nothing.
+        """
 
     def drop(self, name: str) -> None:
         """Forget what is kept or was spent under a name."""
@@ -97,17 +100,21 @@ class InProcess:
             until, value = self._kept.get(name, (0.0, b""))
             return value if until > self._clock() else None
 
-    def spend(self, name: str, limit: int, seconds: float) -> float | None:
+    def spend(self, name: str, limit: int, seconds: float, *, renew: bool = False) -> float | None:
         """See `Shared.spend`."""
         with self._lock:
             now = self._clock()
             until, spent = self._spent.get(name, (0.0, 0))
             if until <= now:
-                self._spent.pop(name, None)
-                until, spent = now + seconds, 0
+                spent = 0
+            if spent >= limit:
+                return until - now
+            if spent == 0 or renew:
+                self._spent.pop(name, None)  # to the end, where those are that leave last
+                until = now + seconds
             self._spent[name] = (until, spent + 1)
             self._sweep(self._spent)
-            return None if spent < limit else until - now
+            return None
 
     def drop(self, name: str) -> None:
         """See `Shared.drop`."""

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 import pytest
 
+from service.errors import DigitsLockedError
 from service.gallery import faces, galleries, people, schema
 from service.gallery.records import NewTemplate, PersonFields
 from service.gallery.visits import NewVisit
@@ -281,13 +282,57 @@ def test_an_answer_nobody_gave_is_not_found(service, town):
     assert_problem(service.post(f"{town.path}/identify", json=body), 404, "answer_not_found")
 
 
-def test_wrong_digits_five_times_lock_the_device(service, town):
+def test_an_answer_takes_digits_once_so_that_both_looks_together_keep_to_the_rate(service, town, ask):
+    first = ask(like(202, 0.43), device="gate")
+    wrong, right = (
+        {"context": {"claims": {"digits": digits, "answer": first.answer}}, "certainty": 0.9}
+        for digits in ("9998", "0052")
+    )
+    (face,) = service.post(f"{town.path}/identify", json=wrong).json()["faces"]
+    assert (face["decision"], "answer" in face) == ("unknown", False)
+    assert_problem(service.post(f"{town.path}/identify", json=right), 404, "answer_not_found")
+
+
+def test_an_answer_that_asked_for_no_digits_takes_none(service, town):
+    (face,) = town.identify(orl_photo(3, 4), context='{"device": "gate"}', looks=2).json()["faces"]
+    assert face["decision"] == "unknown"
+    body = {"context": {"claims": {"digits": "0051", "answer": face["answer"]}}}
+    assert_problem(service.post(f"{town.path}/identify", json=body), 404, "answer_not_found")
+
+
+def test_digits_without_the_prior_are_refused(service, town, ask):
+    first = ask(like(203, 0.43), device="gate")
+    body = {"context": {"claims": {"digits": "0053", "answer": first.answer}}, "prior": "off"}
+    assert_problem(service.post(f"{town.path}/identify", json=body), 422, "invalid_request")
+
+
+def test_wrong_digits_five_times_lock_the_device(service, town, ask):
+    for number in range(5):
+        assert ask(like(210 + number, 0.43), device="lock", digits="9999").decision == "unknown"
     context = json.dumps({"device": "lock", "claims": {"digits": "9999"}})
-    for _ in range(5):
-        assert town.identify(orl_photo(3, 4), context=context).status_code == 200
     answer = town.identify(orl_photo(3, 4), context=context)
     assert_problem(answer, 429, "digits_locked")
-    assert int(answer.headers["retry-after"]) > 0
+    assert int(answer.headers["retry-after"]) > 290
+
+
+@pytest.mark.parametrize("devices", [["d1", "d2", "d3", "d4", "d5", "d6"], [None] * 6], ids=["ever new ones", "none"])
+def test_wrong_digits_five_times_lock_whom_they_are_about_whatever_the_device_is_called(ask, devices):
+    about = 220 if devices[0] else 221
+    for device in devices[:5]:
+        assert ask(like(about, 0.43), device=device, digits="9999").decision == "unknown"
+    for digits in ("9999", f"{about % 150:04d}"):
+        with pytest.raises(DigitsLockedError):
+            ask(like(about, 0.43), device=devices[5], digits=digits)
+    # Others are not locked by it, and who is locked is still found by the face alone.
+    assert ask(like(about + 10, 0.43), digits=f"{(about + 10) % 150:04d}").person == f"p{about + 10}"
+    assert ask(like(about, 0.7), device="gate").person == f"p{about}"
+
+
+def test_right_digits_forgive_wrong_ones_about_the_same_person(ask):
+    for _ in range(2):
+        for _ in range(4):
+            ask(like(240, 0.43), digits="9999")
+        assert ask(like(240, 0.43), digits="0090").person == "p240"
 
 
 @pytest.mark.parametrize(

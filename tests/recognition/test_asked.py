@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from service.errors import AnswerNotFoundError, DigitsLockedError
-from service.recognition.asked import LOCKED_SECONDS, TRIES, WAIT_SECONDS, Asked, Pending
+from service.recognition.asked import LOCKED_SECONDS, TRIES, WAIT_SECONDS, Asked, Guess, Pending
 from service.recognition.expectations import Context
 from service.shared.store import InProcess
 from service.vision.detect import Box, Face
@@ -18,7 +18,7 @@ SEEN = SeenFace(
 )
 CONTEXT = Context(device="gate", cell="871f8d7a4ffffff", at=datetime(2026, 3, 1, 12, 30, 1, 250, UTC), person="anna")
 TAKEN = ((np.ones(3, np.float32), 0.7),)
-PENDING = Pending("staff", SEEN, np.linspace(-1, 1, 7, dtype=np.float32), CONTEXT, 0.004, 2, TAKEN)
+PENDING = Pending("staff", SEEN, np.linspace(-1, 1, 7, dtype=np.float32), CONTEXT, 0.004, 2, TAKEN, True)
 
 
 class Clock:
@@ -47,22 +47,23 @@ def timed(clock):
     return Asked(InProcess(clock))
 
 
-def test_a_probe_waits_for_its_digits_with_all_that_is_known_and_may_be_tried_again(asked, shared):
+def test_a_probe_waits_for_its_digits_with_all_that_is_known(asked, shared):
     answer = asked.keep(PENDING)
     for replica in (asked, Asked(shared)):
         found = replica.take("staff", answer)
         assert (found.gallery, found.context) == ("staff", CONTEXT)
         np.testing.assert_array_equal(found.probe, PENDING.probe)
         assert found.probe.dtype == np.float32
-        assert (found.rate, found.looks, found.taken[0][1], found.key) == (0.004, 2, 0.7, answer)
+        assert (found.rate, found.looks, found.taken[0][1]) == (0.004, 2, 0.7)
+        assert (found.asks, found.key) == (True, answer)
         np.testing.assert_array_equal(found.taken[0][0], PENDING.taken[0][0])
         assert (found.seen.face.box, found.seen.face.score, found.seen.quality) == (SEEN.face.box, 0.9, SEEN.quality)
         np.testing.assert_array_equal(found.seen.face.landmarks, SEEN.face.landmarks)
 
 
 def test_a_probe_without_a_photo_waits_too(asked):
-    found = asked.take("staff", asked.keep(Pending("staff", None, PENDING.probe, Context(), None, 1, ())))
-    assert (found.seen, found.context) == (None, Context())
+    found = asked.take("staff", asked.keep(Pending("staff", None, PENDING.probe, Context(), None, 1, (), False)))
+    assert (found.seen, found.context, found.asks) == (None, Context(), False)
 
 
 def test_the_picture_of_a_face_is_not_kept(asked):
@@ -83,33 +84,53 @@ def test_an_answer_nobody_gave_or_of_another_gallery_is_not_found(asked, gallery
         asked.take(gallery, answer)
 
 
-def fail(asked, times):
+ANNA, GATE = Guess("person", 7), Guess("device", "gate")
+
+
+def fail(asked, times, guess=ANNA):
     for _ in range(times):
-        asked.admit("staff", "gate")
+        asked.admit("staff", guess)
 
 
-def test_tries_without_success_lock_the_device_at_every_replica(asked, shared):
-    fail(asked, TRIES)
+@pytest.mark.parametrize("guess", [ANNA, GATE], ids=str)
+def test_tries_without_success_lock_a_person_or_a_device_at_every_replica(asked, shared, guess):
+    fail(asked, TRIES, guess)
     for replica in (asked, Asked(shared)):
         with pytest.raises(DigitsLockedError) as refusal:
-            replica.admit("staff", "gate")
-        assert 0 < refusal.value.retry_after <= LOCKED_SECONDS + 1
-    asked.admit("staff", "other")
-    asked.admit("guests", "gate")
+            replica.admit("staff", guess)
+        assert LOCKED_SECONDS - 60 < refusal.value.retry_after <= LOCKED_SECONDS + 1
+    for kind, name in (("person", 8), ("device", "7"), ("device", "other")):
+        asked.admit("staff", Guess(kind, name))
+    asked.admit("guests", guess)
 
 
-def test_a_locked_device_may_try_again_after_a_while(timed, clock):
+def test_a_lock_lasts_its_full_time_from_the_last_wrong_try(timed, clock):
+    fail(timed, TRIES - 1)
+    clock.now += LOCKED_SECONDS - 1
+    fail(timed, 1)
+    clock.now += LOCKED_SECONDS - 1
+    with pytest.raises(DigitsLockedError) as refusal:
+        timed.admit("staff", ANNA)
+    assert refusal.value.retry_after == 2
+    clock.now += 1
     fail(timed, TRIES)
-    clock.now += LOCKED_SECONDS
-    timed.admit("staff", "gate")
+
+
+def test_tries_that_are_refused_do_not_prolong_a_lock(timed, clock):
+    fail(timed, TRIES)
+    clock.now += LOCKED_SECONDS - 1
+    with pytest.raises(DigitsLockedError):
+        timed.admit("staff", ANNA)
+    clock.now += 1
+    timed.admit("staff", ANNA)
 
 
 def test_right_digits_clear_the_slate(asked):
     fail(asked, TRIES - 1)
-    asked.succeeded("staff", "gate")
+    asked.succeeded("staff", ANNA)
     fail(asked, TRIES)
     with pytest.raises(DigitsLockedError):
-        asked.admit("staff", "gate")
+        asked.admit("staff", ANNA)
 
 
 def test_a_probe_with_a_photo_on_top_is_spent_for_every_replica(asked, shared):

@@ -58,6 +58,16 @@ def test_a_limit_is_whole_again_after_its_time(shared):
     assert shared.spend("a", 1, 0.05) is None
 
 
+def test_a_limit_that_renews_is_counted_from_the_last_that_was_spent(shared):
+    assert shared.spend("a", 2, 0.4, renew=True) is None
+    time.sleep(0.3)
+    assert shared.spend("a", 2, 0.4, renew=True) is None
+    time.sleep(0.2)
+    assert 0 < shared.spend("a", 2, 0.4, renew=True) <= 0.2
+    time.sleep(0.3)
+    assert shared.spend("a", 2, 0.4, renew=True) is None
+
+
 def test_a_dropped_limit_is_whole_again(shared):
     shared.spend("a", 1, 60)
     shared.drop("a")
