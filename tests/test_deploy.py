@@ -100,7 +100,13 @@ class TestCompose:
     def test_there_are_several_replicas_over_one_catalog_each_with_a_folder_of_its_own(self, services):
         assert services["vultus"]["deploy"]["replicas"] > 1
         assert services["vultus"]["secrets"] == ["shared_secret", "vultus_catalog", "vultus_redis"]
-        assert services["vultus"]["volumes"] == ["/data"]
+        assert services["vultus"]["volumes"][0] == "/data"
+
+    def test_every_replica_imports_from_the_same_folder_and_cannot_write_to_it(self, services):
+        for name in ("vultus", "vultus-gpu"):
+            assert services[name]["environment"]["VULTUS_IMPORT_ROOT"] == "/imports"
+            assert services[name]["volumes"][1:] == ["./imports:/imports:ro"]
+        assert "- ${IMPORTS:-./imports}:/imports:ro" in (CHECKOUT / "docker-compose.yml").read_text()
 
     def test_profiles(self, services):
         found = {name: service["profiles"] for name, service in services.items() if "profiles" in service}
@@ -162,10 +168,11 @@ class TestSecrets:
 
 
 def test_every_command_of_the_guide_that_needs_no_engine_is_run_by_a_test():
-    """By their blocks: replicas in tests/test_replicas.py, backups in tests/cli/test_backup.py."""
+    """By their blocks: replicas in tests/test_replicas.py, imports in tests/cli/test_index.py, backups beside it."""
     guide = (DEPLOY / "README.md").read_text()
     blocks = re.findall(r"^```sh\n(.*?)^```$", guide, re.DOTALL | re.MULTILINE)
-    assert [block for block in blocks if not re.search("shared-secret|x-vultus-revision|vultus backup", block)] == []
+    run = "shared-secret|x-vultus-revision|vultus index|vultus backup"
+    assert [block for block in blocks if not re.search(run, block)] == []
 
 
 def test_links_of_the_guide_lead_somewhere():

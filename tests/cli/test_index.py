@@ -2,10 +2,15 @@
 
 import csv
 import json
+import re
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
-from tests.cli.running import serving, vultus
+from service.settings import CHECKOUT
+from tests.cli.running import SECONDS, environment, serving, vultus
 from tests.faces import orl_photo
 
 
@@ -59,3 +64,34 @@ def test_an_import_that_fails_ends_with_its_error(people, data, tmp_path):
     assert done.returncode == 1
     assert done.stderr.startswith("error [import_manifest]: the manifest is not UTF-8")
     assert lines(report) == []
+
+
+def test_the_commands_of_the_operators_guide_work(people, data, tmp_path):
+    guide = (CHECKOUT / "deploy" / "README.md").read_text()
+    (block,) = [each for each in re.findall(r"^```sh\n(.*?)^```$", guide, re.DOTALL | re.MULTILINE) if "index" in each]
+    root, here = tmp_path / "root", tmp_path / "here"
+    root.mkdir()
+    here.mkdir()
+    people.rename(root / "people")
+    (root / "people.csv").write_text("photo,person\npeople/s1/1.pgm,anna\npeople/s2/1.pgm,bert\n")
+    with serving(data, import_root=root) as service:
+        there = {"http://127.0.0.1:8000": service.url, ".venv/bin/vultus": f"{Path(sys.executable).parent}/vultus"}
+        for theirs, ours in there.items():
+            block = block.replace(theirs, ours)
+        done = subprocess.run(
+            ["sh", "-euc", block],
+            cwd=here,
+            env=environment(data),
+            capture_output=True,
+            text=True,
+            timeout=SECONDS,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        with service.client() as client:
+            jobs = client.get("/v1/galleries/staff/imports").json()["imports"]
+    assert [line["outcome"] for line in lines(here / "report.csv")] == ["enrolled"] * 2
+    assert (here / "so-far.csv").read_text().startswith("row,photo,person,")
+    # Four photos may be done before they are cancelled.
+    assert jobs[0]["state"] in {"cancelled", "done"}
+    assert (jobs[0]["path"], jobs[1]["state"]) == ("people", "done")
