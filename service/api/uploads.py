@@ -140,7 +140,7 @@ def _parsed(name: str, value: str) -> Any:
         return value
     try:
         return json.loads(value)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InvalidJsonError(f"the field {name} is not valid JSON") from error
 
 

@@ -70,7 +70,7 @@ def json_object(text: str, what: str) -> dict[str, Any]:
     """
     try:
         found = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
         raise InvalidRequestError(f"{what} is not a JSON object: {text}")

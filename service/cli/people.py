@@ -92,7 +92,7 @@ def _object(option: str, text: str | None) -> Any:
         return None
     try:
         return json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InvalidJsonError(f"{option} is not valid JSON") from error
 
 

@@ -144,6 +144,16 @@ BODIES = {
         422,
         "invalid_request",
     ),
+    "a field that is invalid JSON": (
+        {"files": as_files(orl_photo(1, 2)), "data": {"context": "{"}},
+        400,
+        "invalid_json",
+    ),
+    "a field of JSON that is too deep": (
+        {"files": as_files(orl_photo(1, 2)), "data": {"context": "[" * 100_000}},
+        400,
+        "invalid_json",
+    ),
     "a field of 2 MB": (
         {"files": as_files(orl_photo(1, 2)), "data": {"context": "x" * (2 << 20)}},
         422,

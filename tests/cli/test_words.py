@@ -196,7 +196,7 @@ def test_a_gallery_s_attributes_are_named_fitted_and_observed(type_in, service, 
     type_in("galleries", "delete", "club", "--yes")
 
 
-@pytest.mark.parametrize("text", ["[1]", "gate", "{"])
+@pytest.mark.parametrize("text", ["[1]", "gate", "{", pytest.param("[" * 10_000, id="too deep")])
 def test_a_context_that_is_no_json_object_is_said_so(type_in, anna, photo, text):
     done = type_in("identify", anna, photo(1, 1), "--context", text, code=1)
     assert done.stderr == f"error [invalid_request]: --context is not a JSON object: {text}\n"
