@@ -18,7 +18,7 @@ SEEN = SeenFace(
 )
 CONTEXT = Context(device="gate", cell="871f8d7a4ffffff", at=datetime(2026, 3, 1, 12, 30, 1, 250, UTC), person="anna")
 TAKEN = ((np.ones(3, np.float32), 0.7),)
-PENDING = Pending("staff", SEEN, np.linspace(-1, 1, 7, dtype=np.float32), CONTEXT, 0.004, 2, TAKEN, True)
+PENDING = Pending("staff", SEEN, np.linspace(-1, 1, 7, dtype=np.float32), CONTEXT, 0.004, 2, TAKEN, asks=True)
 
 
 class Clock:
@@ -62,7 +62,7 @@ def test_a_probe_waits_for_its_digits_with_all_that_is_known(asked, shared):
 
 
 def test_a_probe_without_a_photo_waits_too(asked):
-    found = asked.take("staff", asked.keep(Pending("staff", None, PENDING.probe, Context(), None, 1, (), False)))
+    found = asked.take("staff", asked.keep(Pending("staff", None, PENDING.probe, Context(), None, 1, (), asks=False)))
     assert (found.seen, found.context, found.asks) == (None, Context(), False)
 
 
