@@ -70,7 +70,7 @@ def load(checkpoint: Path, identity: dict[str, Any]) -> tuple[dict[str, Any], li
 
     Args:
         checkpoint: its folder.
-        identity: `Config.identity` of the run that wants to go on with it.
+        identity: `Setting.identity` of the run that wants to go on with it.
 
     Returns:
         What all ranks have alike, and what each rank had, in the order of ranks; large tensors stay on disk until used.
@@ -80,7 +80,8 @@ def load(checkpoint: Path, identity: dict[str, Any]) -> tuple[dict[str, Any], li
     """
     model = read(checkpoint / "model.pt")
     theirs = model["identity"]
-    wrong = [f"{key} {theirs.get(key)}, not {identity[key]}" for key in identity if theirs.get(key) != identity[key]]
+    pairs = {key: (theirs.get(key), identity.get(key)) for key in (*identity, *theirs)}
+    wrong = [f"{key} {its}, not {wanted}" for key, (its, wanted) in pairs.items() if its != wanted]
     if wrong:
         raise CheckpointError(f"{checkpoint} belongs to another configuration: it has {'; '.join(wrong)}")
     ranks = int(model["ranks"])

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -192,6 +191,20 @@ class RunConfig(_Section):
     deterministic: bool = False
 
 
+MAY_CHANGE = {
+    *("data.train", "data.least", "data.check"),  # what they lead to is compared: the photos themselves
+    "data.workers",
+    "data.pairs",
+    *("network.channels_last", "network.compile", "run.threads", "run.device", "run.deterministic"),  # rounding alone
+    "network.precision",  # compared as what `auto` comes to on this machine
+    "teacher.model",  # compared by the file's content
+    "run.folder",
+    "run.epochs",  # a run may be made longer; its rate then follows the longer schedule
+    *("run.save_every", "run.keep", "run.log_every", "run.roll_back"),
+}
+"""Keys that may differ between a run and the one that goes on from its checkpoint."""
+
+
 class Config(_Section):
     """All of it."""
 
@@ -218,16 +231,13 @@ class Config(_Section):
         return self
 
     def identity(self) -> dict[str, Any]:
-        """What a checkpoint must agree with to be gone on with: everything that shapes its tensors and its batches."""
-        network, head, data, teacher = self.network, self.head, self.data, self.teacher
-        return {
-            "network": [network.name, network.dim],
-            "head": [head.margin, dict(head.options), head.fraction, head.sub_centres, head.centre_loss > 0],
-            "optimiser": [self.optimiser.name, self.optimiser.average > 0],
-            "batches": [data.sampler, list(data.weights), data.each, self.run.batch, self.run.epochs, self.run.seed],
-            "augment": asdict(self.augment),
-            "teacher": [teacher.alone, teacher.sees, teacher.mix, teacher.model is not None],
-        }
+        """Every key that a run must share with a checkpoint to go on from it: all but `MAY_CHANGE`, `section.key` each.
+
+        What the keys lead to on this machine (photos, the teacher's file, the precision) `Setting.identity` adds.
+        """
+        sections = self.model_dump(mode="json").items()
+        keys = {f"{section}.{key}": value for section, content in sections for key, value in content.items()}
+        return {key: value for key, value in keys.items() if key not in MAY_CHANGE}
 
 
 def load(path: Path | None, changes: Sequence[str] = ()) -> Config:

@@ -27,7 +27,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from training.augment import SIDE, Augmentation, augment, draws_of
 from training.errors import DataError
-from training.records import RecordFile
+from training.records import RecordFile, digest_of
 from training.shards import Shards
 
 ENDINGS = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
@@ -48,6 +48,10 @@ class Source(Protocol):
 
     def place(self, index: int) -> str:
         """Where a photo lies, for messages."""
+        ...
+
+    def digest(self) -> str:
+        """Which photos these are and whose, in hexadecimal; it does not depend on where they lie."""
         ...
 
 
@@ -120,6 +124,7 @@ class Folder:
                 shared.append(str(path))
             else:
                 used.setdefault(name, []).append(path)
+        digests = {path: check.digest for (_, path), check in zip(files, checks, strict=True)}
         self.people = [name for name in names if len(used.get(name, ())) >= max(least, 1)]
         self.paths = [path for name in self.people for path in used[name]]
         self.labels: NDArray[np.int64] = np.repeat(
@@ -135,6 +140,7 @@ class Folder:
         )
         if not self.paths:
             raise DataError(f"{root} holds no photo that can be used: {self.report.summary()}")
+        self._digest = digest_of(self.labels, "".join(digests[path] for path in self.paths).encode())
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -146,6 +152,10 @@ class Folder:
     def place(self, index: int) -> str:
         """The photo's path."""
         return str(self.paths[index])
+
+    def digest(self) -> str:
+        """Of every photo's bytes and label."""
+        return self._digest
 
 
 @dataclass(frozen=True)
@@ -192,6 +202,10 @@ class Part:
     def place(self, index: int) -> str:
         """Where a photo lies, for messages."""
         return self.source.place(int(self.chosen[index]))
+
+    def digest(self) -> str:
+        """Of the whole source and of what is chosen of it."""
+        return digest_of(self.labels, self.source.digest().encode(), self.chosen.tobytes())
 
 
 def readable(source: Source, *, threads: int = 4) -> tuple[Part, list[tuple[str, str]]]:
@@ -255,6 +269,10 @@ class Joined:
         """Where a photo lies, for messages."""
         source, at = self._find(index)
         return source.place(at)
+
+    def digest(self) -> str:
+        """Of all sources, in their order."""
+        return digest_of(self.labels, *(each.digest().encode() for each in self.sources))
 
 
 def open_source(path: Path, *, least: int = 1) -> Source:

@@ -13,9 +13,11 @@ and last key.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import pickle
 import struct
+import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,9 +102,10 @@ class RecordFile:
             else:
                 keys = sorted(positions)
             self._positions = [positions[key] for key in keys if key in positions]
-            self.labels: NDArray[np.int64] = np.array(
-                [int(read_record(file, at).labels[0]) for at in self._positions], np.int64
-            )
+            records = (read_record(file, at) for at in self._positions)
+            seen = [(int(each.labels[0]), zlib.crc32(each.photo)) for each in records]
+        self.labels: NDArray[np.int64] = np.array([label for label, _ in seen], np.int64)
+        self._digest = digest_of(self.labels, np.array([check for _, check in seen], "<u4").tobytes())
         if not self._positions:
             raise DataError(f"{path} holds no photos")
 
@@ -117,6 +120,18 @@ class RecordFile:
     def place(self, index: int) -> str:
         """Where a photo lies, for messages."""
         return f"{self.path}, byte {self._positions[index]}"
+
+    def digest(self) -> str:
+        """Of every photo's CRC-32 and label."""
+        return self._digest
+
+
+def digest_of(labels: NDArray[np.int64], *parts: bytes) -> str:
+    """SHA-256 of a data set's labels and of whatever else tells its photos, in hexadecimal."""
+    found = hashlib.sha256(labels.astype("<i8").tobytes())
+    for part in parts:
+        found.update(part)
+    return found.hexdigest()
 
 
 def write_records(path: Path, people: Sequence[Sequence[bytes]]) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.errors import DataError
+from training.records import digest_of
 
 PHOTOS = {"jpg", "jpeg", "png", "webp"}
 
@@ -56,6 +57,10 @@ class Shards:
         """Where a photo lies, for messages."""
         shard, offset, _ = self._places[index].tolist()
         return f"{self.paths[shard]}, byte {offset}"
+
+    def digest(self) -> str:
+        """Of the labels and of each photo's place and size: to read all of their bytes could take an hour."""
+        return digest_of(self.labels, self._places.astype("<i8").tobytes())
 
 
 def _index(path: Path) -> list[tuple[tuple[int, int], int]]:

@@ -6,7 +6,8 @@ import ctypes
 import os
 import sys
 from dataclasses import dataclass, field
-from typing import cast
+from functools import cached_property
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from service.artifact.files import sha256
 from training.backbones import BACKBONES, Recogniser
 from training.config import Config, OptimiserConfig
 from training.data import Crops, Folder, Joined, Source, Teach, open_source, readable
@@ -61,6 +63,21 @@ class Setting:
     def total(self) -> int:
         """Steps of the run."""
         return self.plan.steps * self.config.run.epochs
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """What a checkpoint must agree with to be gone on with: everything that changes what further steps compute.
+
+        Photos and teacher are known by what they hold, not by where they lie: a folder that was moved is the same.
+        """
+        teacher = self.config.teacher.model
+        source = self.crops.source
+        return {
+            **self.config.identity(),
+            "data.train": f"{len(source)} photos of {self.classes} people, {source.digest()[:16]}",
+            "network.precision": str(self.precision).removeprefix("torch."),
+            "teacher.model": None if teacher is None else sha256(teacher)[:16],
+        }
 
 
 def device_of(config: Config) -> torch.device:

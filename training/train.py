@@ -27,7 +27,7 @@ from training.config import Config, load
 from training.data import Batch, batches
 from training.diagnose import first_bad
 from training.embed import embed, of_network
-from training.errors import NotFiniteError
+from training.errors import CheckpointError, NotFiniteError
 from training.journal import Journal
 from training.schedule import rate_at
 from training.start import Setting, State, device_of, fresh, setting_of, wrapped
@@ -216,7 +216,7 @@ def _stop(setting: Setting, state: State, batch: Batch) -> None:
 
 def _save(setting: Setting, state: State) -> None:
     model = {
-        "identity": setting.config.identity(),
+        "identity": setting.identity,
         "config": setting.config.model_dump_json(),
         "ranks": setting.ranks,
         "classes": setting.classes,
@@ -240,9 +240,14 @@ def _resume(setting: Setting, state: State, checkpoint: Path) -> None:
     """Take up a checkpoint, written by any number of ranks.
 
     With another number of ranks the centres are spread anew; each rank's random numbers then start from the step.
+
+    Raises:
+        CheckpointError: it is damaged, is of another configuration, or has done more steps than this run shall have.
     """
-    model, own = checkpoints.load(checkpoint, setting.config.identity())
+    model, own = checkpoints.load(checkpoint, setting.identity)
     state.step, state.left_out = int(model["step"]), set(model["left_out"])
+    if state.step > setting.total:
+        raise CheckpointError(f"{checkpoint} has done {state.step} steps; run.epochs asks for {setting.total}")
     state.network.load_state_dict(model["network"])
     state.optimiser.load_state_dict(model["optimiser"])
     state.scaler.load_state_dict(model["scaler"])

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from training.config import Config, load
+from training.config import MAY_CHANGE, Config, load
 from training.errors import ConfigError
 
 CONFIGS = sorted((Path(__file__).parents[2] / "training" / "configs").glob("*.toml"))
@@ -82,6 +82,26 @@ def test_a_ready_configuration_holds_only_what_differs_from_the_defaults(path):
     for section, keys in tomllib.loads(path.read_text()).items():
         for key, value in keys.items():
             assert value != defaults[section][key], f"{section}.{key} is the default"
+
+
+def test_a_key_is_part_of_a_run_s_identity_unless_it_is_said_that_it_may_change():
+    keys = {f"{section}.{key}" for section, content in Config().model_dump().items() for key in content}
+    assert keys >= MAY_CHANGE
+    assert Config().identity().keys() == keys - MAY_CHANGE
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *("data.sampler=people", "data.each=2", "network.remember_less=true", "head.options={m = 0.1}"),
+        *("head.weight_decay=0.1", "head.rate_factor=2", "head.centre_loss=0.1", "teacher.weight=2"),
+        *("teacher.relations=1", "optimiser.schedule=cosine", "optimiser.warm_up=0.2", "optimiser.last_rate=0.1"),
+        *("optimiser.momentum=0.5", "optimiser.weight_decay=0", "optimiser.clip=1", "run.seed=1", "run.batch=64"),
+    ],
+)
+def test_what_changes_further_steps_changes_the_identity(change):
+    mine, theirs = load(None, [change]).identity(), Config().identity()
+    assert [key for key in mine if mine[key] != theirs[key]] == [change.split("=", maxsplit=1)[0]]
 
 
 def test_there_is_a_configuration_for_a_laptop_one_gpu_and_many():

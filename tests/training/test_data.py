@@ -111,6 +111,29 @@ def test_joined_sources_have_labels_without_gaps_and_their_own_people(tmp_path):
     assert [joined.read(i) for i in range(6)] == [jpeg(i) for i in range(6)]
 
 
+@pytest.mark.parametrize("kind", ["folder", "shards", "records"])
+def test_a_data_set_is_known_by_its_photos_and_labels_and_not_by_where_it_lies(tmp_path, kind):
+    def made(where, people):
+        (tmp_path / where).mkdir()
+        path = tmp_path / where
+        if kind == "folder":
+            for name, photos in enumerate(people):
+                (path / str(name)).mkdir()
+                for number, photo in enumerate(photos):
+                    (path / str(name) / f"{number}.jpg").write_bytes(photo)
+        elif kind == "shards":
+            write_shards(path, [(photo, label) for label, photos in enumerate(people) for photo in photos])
+        else:
+            path = path / "photos.rec"
+            write_records(path, people)
+        return Joined([open_source(path)]).digest()
+
+    whole = [[jpeg(0), jpeg(1)], [jpeg(2), jpeg(3)]]
+    assert made("one", whole) == made("moved", whole)
+    others = [[[jpeg(0), jpeg(1)], [jpeg(2), jpeg(4)]], [[jpeg(0)], [jpeg(1), jpeg(2), jpeg(3)]], [*whole, [jpeg(4)]]]
+    assert len({made("same", whole), *(made(f"other-{number}", each) for number, each in enumerate(others))}) == 4
+
+
 def test_unreadable_photos_of_a_shard_are_left_out_and_listed(tmp_path):
     write_shards(tmp_path, [(jpeg(0), 0), (b"broken", 1), (jpeg(2), 2)])
     good, skipped = readable(open_source(tmp_path))

@@ -167,11 +167,46 @@ def test_a_run_can_go_back_and_pass_a_bad_batch_over(people, tmp_path):
     assert (model["step"], model["left_out"]) == (2, [1])
 
 
-@pytest.mark.parametrize(("part", "change"), [("network", "network.dim=32"), ("augment", "augment.erase=0.7")])
-def test_a_checkpoint_of_another_configuration_is_refused(people, uninterrupted, tmp_path, part, change):
+@pytest.mark.parametrize(
+    "change",
+    [
+        "network.dim=32",
+        "network.precision=bfloat16",
+        "augment.erase=0.7",
+        "optimiser.rate=0.05",
+        "optimiser.average=0.5",
+        "head.momentum=0.5",
+        "run.accumulate=2",
+    ],
+)
+def test_a_finished_run_of_another_configuration_is_refused_by_the_key(people, uninterrupted, tmp_path, change):
     shutil.copytree(uninterrupted / "checkpoints", tmp_path / "checkpoints")
-    with pytest.raises(CheckpointError, match=f"belongs to another configuration: it has {part}"):
-        train(load(None, changes(people, tmp_path, *THOROUGH, change)))
+    with pytest.raises(CheckpointError, match=f"belongs to another configuration: it has {change.split('=')[0]} "):
+        train(load(None, changes(people, tmp_path, *THOROUGH, "network.precision=float32", change)))
+
+
+def test_other_photos_or_another_teacher_under_the_same_name_are_refused(people, tmp_path):
+    again = shutil.copytree(people, tmp_path / "people")
+    teacher = tiny_model(tmp_path / "teacher.onnx")
+    more = (f"teacher.model={teacher}", "teacher.sees=changed", "network.dim=48", "run.epochs=1", "run.batch=16")
+    wanted = load(None, changes(again, tmp_path / "run", *more))
+    train(wanted)
+    teacher.write_bytes(teacher.read_bytes() + b"\x12\x05other")  # the producer's name, which changes no vector
+    with pytest.raises(CheckpointError, match=r"it has teacher\.model"):
+        train(wanted)
+    tiny_model(teacher)
+    shutil.copy(again / "person-000" / "0.jpg", again / "person-000" / "1.jpg")
+    with pytest.raises(CheckpointError, match=r"it has data\.train 16 photos of 4 people"):
+        train(wanted)
+
+
+def test_a_run_goes_on_with_what_was_moved_and_for_longer_and_not_for_less(people, uninterrupted, tmp_path):
+    shutil.copytree(uninterrupted / "checkpoints", tmp_path / "run" / "checkpoints")
+    moved = shutil.copytree(people, tmp_path / "elsewhere")
+    longer = (*THOROUGH, "run.epochs=3", "run.keep=1", "network.channels_last=false")
+    assert train(load(None, changes(moved, tmp_path / "run", *longer))).name == "step-000000006"
+    with pytest.raises(CheckpointError, match=r"has done 6 steps; run\.epochs asks for 4"):
+        train(load(None, changes(moved, tmp_path / "run", *THOROUGH)))
 
 
 def test_a_run_whose_disk_is_full_stops_and_the_checkpoint_before_is_gone_on_with(people, uninterrupted, tmp_path):
