@@ -15,7 +15,7 @@ The sum runs over the people whom the prior names and over regions, not over the
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Final
 
@@ -42,6 +42,10 @@ VOUCHED_FMR: Final = 1e-4
 """The same for somebody whose digits the visitor has given. Two digits or more are guessed at best once in a hundred
 times, so that guess and face together stay at 1e-6. At 1e-6 for the face alone, digits could never help whom the floor
 stops: they would find no more than the mates above it."""
+
+CLAIM_FMR: Final = 1e-5
+"""A claim, or a device of one's own, lets nobody pass more easily than this who would not pass without it: anybody can
+say a name. Where the floor is stricter, in a gallery of more than a few thousand people, the floor holds."""
 
 STEPS: Final = 120
 """Steps that ln lambda is sought in, at most: halvings alone would need forty, false position some ten."""
@@ -75,11 +79,15 @@ class Floors:
         fmr: of a comparison.
         vouched_fmr: of a comparison with somebody for whom a second factor speaks.
         vouched: who these are, unique and rising, all of them named by the prior, (v,).
+        claimed_fmr: of a comparison with whom the visitor claims to be,
+        claimed: and who that is, named by the prior; nobody or one, (c,).
     """
 
     fmr: float
     vouched_fmr: float
     vouched: Rows
+    claimed_fmr: float
+    claimed: Rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,15 +147,17 @@ class Budget:
         return self._floor(rows, self.near(rows), vouched=vouched)
 
     def _floor(self, rows: Rows, near: NDArray[np.bool_], *, vouched: bool = False) -> Numbers:
-        plain, eased = (np.where(near, *each) for each in self._least)
+        plain, eased, said = (np.where(near, *each) for each in self._least)
         if vouched:
             return eased
+        if len(self.floors.claimed):
+            plain = np.where(np.isin(rows, self.floors.claimed), said, plain)
         return np.where(np.isin(rows, self.floors.vouched), eased, plain) if len(self.floors.vouched) else plain
 
     @cached_property
     def _least(self) -> list[tuple[float, float]]:
-        """The floor of who is near and of who is not: without a second factor, and with one."""
-        rates = (self.floors.fmr, self.floors.vouched_fmr)
+        """The floor of who is near and of who is not: without a second factor, with one, and of a claim."""
+        rates = (self.floors.fmr, self.floors.vouched_fmr, self.floors.claimed_fmr)
         return [(_least(self.scales.near, fmr), _least(self.scales.far, fmr)) for fmr in rates]
 
     @property
@@ -174,7 +184,20 @@ def floors(alpha: float, people: int, vouched: Rows | None = None) -> Floors:
         vouched: whose digits were given, unique and rising.
     """
     fmr = max(FLOOR_FMR, min(LEEWAY * alpha / max(people, 1), alpha))
-    return Floors(fmr, max(VOUCHED_FMR, fmr), np.empty(0, np.int64) if vouched is None else vouched)
+    nobody = np.empty(0, np.int64)
+    return Floors(fmr, max(VOUCHED_FMR, fmr), nobody if vouched is None else vouched, fmr, nobody)
+
+
+def claiming(limits: Floors, row: int, anyway: float) -> Floors:
+    """The floors once the visitor claims to be somebody, which is a 1:1 comparison first and then the rest as usual.
+
+    Args:
+        limits: without the claim.
+        row: whom the visitor claims to be.
+        anyway: the false-match rate at which that person is found without a claim.
+    """
+    fmr = min(limits.fmr, max(CLAIM_FMR, anyway))
+    return replace(limits, claimed_fmr=fmr, claimed=np.array([row], np.int64))
 
 
 def share_out(prior: Prior, scales: Scales, alpha: float, limits: Floors, *, insist: bool) -> Budget:
@@ -194,9 +217,12 @@ def share_out(prior: Prior, scales: Scales, alpha: float, limits: Floors, *, ins
     people = max(prior.residents.people, 1)
     named, others = np.log(prior.named), np.log(prior.others)
     sure, local = np.isin(prior.rows, limits.vouched), scales.local
+    said = np.isin(prior.rows, limits.claimed) & ~sure
+    usual = ~sure & ~said
     parts = [
-        (scales.near, limits.fmr, named[~sure], np.ones(int((~sure).sum()))),
+        (scales.near, limits.fmr, named[usual], np.ones(int(usual.sum()))),
         (scales.near, limits.vouched_fmr, named[sure], np.ones(int(sure.sum()))),
+        (scales.near, limits.claimed_fmr, named[said], np.ones(int(said.sum()))),
         (scales.near, limits.fmr, others[local], prior.counts[local]),
         (scales.far, limits.fmr, others[~local], prior.counts[~local]),
     ]

@@ -212,7 +212,8 @@ def prior(levels: Sequence[Level], everybody: Residents, affinity: Numbers, unkn
 def claimed(before: Prior, row: int) -> Prior:
     """The prior once the visitor claims to be somebody, or stands at that person's own device.
 
-    The claim is believed by half, without the cap; what bounds a false one is the 1:1 floor of the decision.
+    The claim is believed by half, without the cap, which is for what visits say; what bounds a false one is the 1:1
+    floor of the decision (`budget.claiming`).
     """
     opened = _naming(before, np.array([row], np.int64))
     named = (1 - CLAIMED) * opened.named

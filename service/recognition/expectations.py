@@ -23,7 +23,7 @@ from service.gallery.records import GalleryRecord
 from service.gallery.schema import EPOCH
 from service.gallery.visits import DaysAtPlace, Place, Visits
 from service.identify.attributes import weighed
-from service.identify.budget import Budget, Scales, floors, share_out
+from service.identify.budget import Budget, Scales, claiming, floors, share_out
 from service.identify.habits import Log, Scene
 from service.identify.planner import ASK_SHARE, Tier, in_order
 from service.identify.prior import (
@@ -47,6 +47,9 @@ Places = tuple[tuple[Place, str | None], ...]
 
 KEPT: Final = 4096
 """Plans that are kept; the one that was not used for longest leaves first."""
+
+RATES_KEPT: Final = 4
+"""Rates that a plan is kept for: callers choose them freely, and each has the tiers' priors."""
 
 TRAVELS_KEPT: Final = timedelta(minutes=10)
 """For how long the counts of travels are used; reading them takes a pass over all visits."""
@@ -119,7 +122,7 @@ class _Plan:
     prior: Prior
     local: NDArray[np.bool_]
     tiers: tuple[Tier, ...]
-    budgets: dict[tuple[float, bool], Expected] = field(default_factory=dict)
+    budgets: OrderedDict[tuple[float, float, bool], Expected] = field(default_factory=OrderedDict)
 
 
 class Expectations:
@@ -176,12 +179,9 @@ class Expectations:
                 hashed = self._catalog.digits_hash(gallery_pk, context.digits)
                 matches = np.array(people.with_digits(reading, gallery_pk, hashed), np.int64)
         share = alpha * (ASK_SHARE if matches is not None else 1 - ASK_SHARE if asking else 1.0)
+        usual = partial(self._usual, gallery_pk, plan, alpha, share, insist, asking, scan_share)
         if claim is None and matches is None and evidence is None:
-            if (share, insist) not in plan.budgets:
-                plan.budgets[share, insist] = self._expected(
-                    gallery_pk, plan.prior, plan, plan.tiers, alpha, share, insist, asking, None, scan_share
-                )
-            return plan.budgets[share, insist]
+            return usual()
         before, tiers, local = plan.prior, plan.tiers, plan.local
         if evidence is not None and len(evidence) == len(before.residents.rows):
             before = weighed(before, evidence)
@@ -203,6 +203,7 @@ class Expectations:
             matches,
             scan_share,
             local,
+            None if claim is None else (claim, float(usual().budget.thresholds(np.array([claim]))[0])),
         )
 
     def scenes(self, gallery_pk: int, *, now: datetime) -> tuple[list[Scene], Residents]:
@@ -228,6 +229,30 @@ class Expectations:
             people_, map_, _ = everybody.follow(reading, gallery_pk, gravity, None)
         return [scene for scene, regions in found if regions == len(people_.population)], people_
 
+    def _usual(
+        self,
+        gallery_pk: int,
+        plan: _Plan,
+        alpha: float,
+        share: float,
+        insist: bool,  # noqa: FBT001 (private, handed through)
+        asking: bool,  # noqa: FBT001 (the same)
+        scan_share: float,
+    ) -> Expected:
+        """What a plan expects of whoever claims nothing, as it was worked out before where that is kept."""
+        key = (alpha, share, insist)
+        with self._lock:
+            kept = plan.budgets.get(key)
+            if kept is not None:
+                plan.budgets.move_to_end(key)
+                return kept
+        made = self._expected(gallery_pk, plan.prior, plan, plan.tiers, alpha, share, insist, asking, None, scan_share)
+        with self._lock:
+            plan.budgets[key] = made
+            while len(plan.budgets) > RATES_KEPT:
+                plan.budgets.popitem(last=False)
+        return made
+
     def _expected(
         self,
         gallery_pk: int,
@@ -241,9 +266,14 @@ class Expectations:
         matches: Rows | None,
         scan_share: float,
         local: NDArray[np.bool_] | None = None,
+        claim: tuple[int, float] | None = None,
     ) -> Expected:
+        """Share the rate out; `claim` is whom the visitor claims to be and the cosine that suffices without it."""
         limits = floors(alpha, before.residents.people, matches)
         scales = self._scales(gallery_pk, before, plan.local if local is None else local, alpha)
+        if claim is not None:
+            row, anyway = claim
+            limits = claiming(limits, row, float(scales.near.survival(np.array([anyway]))[0]))
         budget = share_out(before, scales, share, limits, insist=insist)
         stated = alpha if budget.fpir <= share else min(1.0, budget.fpir + alpha - share)
         return Expected(stated, budget, in_order(tiers, budget, scan_share), DIGITS if asking else 0, plan.habits)

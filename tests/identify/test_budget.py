@@ -3,9 +3,20 @@ import pytest
 from scipy.stats import norm
 
 from service.errors import FpirNotSupportedError
-from service.identify.budget import FLOOR_FMR, LEEWAY, VOUCHED_FMR, floors, share_out, solved
+from service.identify.budget import (
+    CLAIM_FMR,
+    FLOOR_FMR,
+    LEEWAY,
+    VOUCHED_FMR,
+    Scales,
+    claiming,
+    floors,
+    share_out,
+    solved,
+)
+from service.identify.calibration import fit
 from service.identify.decision import threshold
-from service.identify.prior import Habits, digits_given, even, residents
+from service.identify.prior import Habits, claimed, digits_given, even, residents
 from tests.identify.gallery import (
     EVERYBODY,
     HABITS,
@@ -125,9 +136,37 @@ def test_digits_lower_the_floor_of_those_they_vouch_for_alone():
 
 def test_with_the_floor_of_a_face_alone_digits_could_not_help_whom_it_stops():
     """No rule with a floor at 1e-6 has fewer misses than the mates under it, digits or none: 4.8 % at d = 120."""
-    under = norm.cdf((norm.isf(FLOOR_FMR) / np.sqrt(120) - 0.6) / 0.1)
-    assert under == pytest.approx(0.048, abs=0.001)
-    assert norm.cdf((norm.isf(VOUCHED_FMR) / np.sqrt(120) - 0.6) / 0.1) < 0.005
+    random = np.random.default_rng(0)
+    measured = fit(random.normal(0.6, 0.1, 20_000), random.normal(0, 120**-0.5, 3_000_000))
+    big = residents(np.arange(200_001), np.ones(200_001, np.int64), regions=3)
+    alone = Scales(measured, measured, np.zeros(3, bool), 1.0)
+    for given, least, most in ((None, 0.04, 0.055), (np.array([5]), 0.0, 0.005)):
+        sure = digits_given(even(big, HABITS), np.array([5]), 4, HABITS)
+        found = share_out(sure, alone, 0.9, floors(0.02, 200_001, given), insist=True)
+        (asked_for,) = found.thresholds(np.array([5]))
+        assert asked_for == pytest.approx(found.floor(np.array([5]))[0])
+        assert least <= 1 - measured.found(asked_for) <= most
+        assert least <= norm.cdf((asked_for - 0.6) / 0.1) <= most
+
+
+def test_a_claim_lowers_the_floor_of_nobody():
+    limits = floors(0.003, PEOPLE)
+    before = history()
+    usual = shared(before, 0.003).thresholds(np.array([17]))[0]
+    said = claimed(before, 17)
+    found = share_out(said, scales(), 0.003, claiming(limits, 17, float(scale().survival(usual))), insist=True)
+    assert scale().survival(found.thresholds(np.array([17]))[0]) == pytest.approx(CLAIM_FMR, rel=0.1)
+    assert shared(said, 0.003).thresholds(np.array([17]))[0] < found.thresholds(np.array([17]))[0] <= usual
+    assert found.thresholds(np.array([18]))[0] >= found.least
+    big = floors(0.003, 10**6)
+    assert claiming(big, 17, 0.0).claimed_fmr == big.fmr == FLOOR_FMR
+
+
+def test_what_a_claim_does_not_spend_is_left_to_the_others():
+    said, limits = claimed(history(), 17), floors(0.01, PEOPLE)
+    strict, lax = (share_out(said, scales(), 0.01, each, insist=True) for each in (claiming(limits, 17, 0.0), limits))
+    assert spent(strict) == pytest.approx(0.01, rel=1e-3)
+    assert strict.demand < lax.demand
 
 
 @pytest.mark.parametrize("kind", ["straight", "curved", "steps", "a plateau at the rate"])

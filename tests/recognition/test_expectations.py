@@ -15,7 +15,7 @@ from service.identify.prior import Habits
 from service.identify.travel import Gravity
 from service.recognition.calibrated import Calibrated
 from service.recognition.everybody import Everybody
-from service.recognition.expectations import Context, Expectations
+from service.recognition.expectations import RATES_KEPT, Context, Expectations
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 HOME, REGION = "881f8d7a49fffff", "851f8d7bfffffff"
@@ -61,6 +61,7 @@ def expect(catalog, staff, calibration):
     def expected(alpha=0.01, now=NOW, scan_share=0.25, **context):
         return expectations.of(staff, Context(**context), alpha, insist=True, now=now, scan_share=scan_share)
 
+    expected.plans = expectations._plans
     return expected
 
 
@@ -93,6 +94,14 @@ def test_the_plan_is_kept_until_something_changes(catalog, staff, expect):
     assert expect(device="gate") is first
     visited(catalog, staff, 3)
     assert expect(device="gate") is not first
+
+
+def test_of_the_rates_that_callers_choose_few_are_kept_and_those_the_ones_used_last(catalog, staff, expect):
+    first = expect(device="gate")
+    for number in range(100):
+        expect(device="gate", alpha=0.011 + number * 1e-5)
+        assert expect(device="gate") is first
+    assert max(len(plan.budgets) for plan in expect.plans.values()) == RATES_KEPT
 
 
 def test_where_a_search_of_everybody_is_cheap_only_likely_tiers_come_before_it(catalog, staff, expect):
