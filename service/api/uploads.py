@@ -7,6 +7,7 @@ import binascii
 import hashlib
 import json
 from collections.abc import Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
@@ -15,8 +16,7 @@ from fastapi import Request
 from numpy.typing import NDArray
 from pydantic import BaseModel, ValidationError
 from starlette.datastructures import UploadFile
-from starlette.exceptions import HTTPException
-from starlette.formparsers import MultiPartException
+from starlette.formparsers import MultiPartException, MultiPartParser
 
 from service.api.problems import invalid
 from service.api.schemas.common import COMPONENTS
@@ -108,13 +108,22 @@ async def read_upload(request: Request, *photo_fields: str) -> Upload:
     return Upload(fields, photos)
 
 
+class _FormParser(MultiPartParser):
+    """Keeps files in memory, where Starlette writes those above 1 MiB to the temporary folder."""
+
+    # 0 is "any size". Recognising must go on while the disk is full, and a disk would save nothing: a photo is decoded
+    # from memory, and the whole body is bounded on its way in (`service.api.middleware`), as JSON's is.
+    spool_max_size = 0
+
+
 async def _form(request: Request, photo_fields: Sequence[str]) -> tuple[dict[str, Any], dict[str, list[bytes]]]:
     fields: dict[str, Any] = {}
     photos: dict[str, list[bytes]] = {}
     try:
-        form = await request.form(max_files=MOST_PARTS, max_fields=MOST_PARTS, max_part_size=LARGEST_FIELD)
-    except HTTPException as error:
-        raise InvalidRequestError(f"the form cannot be read: {error.detail}") from error
+        async with aclosing(request.stream()) as stream:
+            form = await _FormParser(
+                request.headers, stream, max_files=MOST_PARTS, max_fields=MOST_PARTS, max_part_size=LARGEST_FIELD
+            ).parse()
     except MultiPartException as error:
         raise InvalidRequestError(f"the form cannot be read: {error.message}") from error
     try:
@@ -125,6 +134,7 @@ async def _form(request: Request, photo_fields: Sequence[str]) -> tuple[dict[str
                         f"there is no file field {name!r}; photos go into {' or '.join(photo_fields)}"
                     )
                 photos.setdefault(name, []).append(await value.read())
+                await value.close()  # so that no more than one photo is held twice
             elif name in photo_fields:
                 raise InvalidRequestError(f"{name} must be sent as a file of the form")
             else:

@@ -1,18 +1,21 @@
 """What stays when the service is stopped and started, with damage in between."""
 
+import io
 import json
 import shutil
 import sqlite3
+import tempfile
 import time
 
 import pytest
+from PIL import Image
 
 from service.artifact.store import ModelStore
 from service.errors import DataFolderInUseError, ModelDamagedError, ModelMissingError, StorageError
 from service.gallery import galleries
 from service.settings import CHECKOUT
 from tests.conftest import Gallery, assert_problem
-from tests.faces import orl_photo
+from tests.faces import orl_photo, saved
 
 
 def staffed(service):
@@ -173,6 +176,25 @@ class TestFullDisk:
         assert service.post(f"{full.people}/p1/verify", files={"photo": orl_photo(1, 2)}).json()["same"] is True
         assert len(service.get(full.people).json()["people"]) == 3
         assert service.get("/health/ready").status_code == 200
+
+    def test_photos_of_any_size_are_read_without_a_place_for_temporary_files(self, full, tmp_path, monkeypatch):
+        with Image.open(io.BytesIO(orl_photo(1, 2))) as photo:
+            large = saved(photo.convert("RGB").resize((920, 1120)), "BMP")
+        assert len(large) > 2 << 20
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "absent"))
+        assert full.whose(large) == "p1"
+        service = full.service
+        assert service.post(f"{full.people}/p1/verify", files={"photo": large}).json()["same"] is True
+        assert service.post("/v1/verify", files={"photo_a": large, "photo_b": large}).json()["same"] is True
+        assert len(service.post("/v1/faces/detect", files={"photo": large}).json()["faces"]) == 1
+
+    def test_people_are_forgotten_and_faces_removed(self, full):
+        (face,) = full.service.get(f"{full.people}/p2").json()["faces"]
+        full.service.delete(f"{full.people}/p2/faces/{face['face']}").raise_for_status()
+        full.service.delete(f"{full.people}/p1").raise_for_status()
+        assert [found["faces"][0]["person"] for found in answers(full)] == [None, None, "p3", None]
+        assert full.state()[1:] == (2, 1)
+        assert_problem(full.service.get(f"{full.people}/p1"), 404, "person_not_found")
 
     def test_an_idempotency_key_is_free_again_after_a_refusal(self, full):
         body, headers = {"attributes": {"a": "x" * 16_000}}, {"Idempotency-Key": "k"}
