@@ -21,7 +21,7 @@ from service import __version__
 from service.api import calibration, documentation, faces, galleries, imports, operation, people, problems, visits
 from service.api.access import Access
 from service.api.metrics import Metrics
-from service.api.middleware import Envelope, OwnNames
+from service.api.middleware import Envelope, OwnNames, WholeIds
 from service.artifact.store import ModelStore
 from service.errors import VultusError
 from service.gallery.catalog import Catalog
@@ -107,6 +107,7 @@ def create_app(settings: Settings, *, seeing: Sequence[Process] = (), ahead: Ahe
     if is_loopback(settings.host):
         # A page in the operator's browser must not reach an open service under a name of its own (DNS rebinding).
         app.add_middleware(OwnNames, own=is_loopback)
+    app.add_middleware(WholeIds)
     app.add_middleware(Envelope, metrics=app.state.metrics, max_body=settings.max_request_bytes)
     return app
 

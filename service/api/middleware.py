@@ -1,4 +1,4 @@
-"""What happens round every request: an id, a limit on the body, a line in the log, a count, a look at the host."""
+"""What happens round every request: an id, a limit on the body, a line in the log, a count, a look at path and host."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.metrics import Metrics
 from service.api.problems import response
-from service.errors import HostNotAllowedError, RequestTooLargeError
+from service.errors import HostNotAllowedError, InvalidIdError, RequestTooLargeError
 
 log = logging.getLogger("vultus.access")
 
@@ -94,6 +94,28 @@ class Envelope:
 def _new_id() -> str:
     # Nobody gains by guessing one, and the system's own randomness costs a call that lets go of the interpreter.
     return f"{random.getrandbits(80):020x}"
+
+
+class WholeIds:
+    """Refuses paths with a quoted slash, `%2F`.
+
+    Servers take quotes off before the path is cut into its parts, so that a gallery named `staff%2Fpeople%2Fanna` would
+    be the person `anna` of `staff`, and deleting the one would forget the other.
+
+    Args:
+        app: what is wrapped.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
+        if scope["type"] == "http" and b"%2f" in scope["raw_path"].lower():
+            refusal = InvalidIdError("an identifier does not contain '/'")
+            await response(refusal, scope["state"]["request_id"])(scope, receive, send)
+            return
+        await self.app(scope, receive, send)
 
 
 class OwnNames:

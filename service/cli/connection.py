@@ -59,7 +59,8 @@ def run(work: Coroutine[Any, Any, Result]) -> Result:
 
 def path(*parts: str) -> str:
     """A path under `/v1`, each part quoted."""
-    return "/v1/" + "/".join(quote(part, safe="") for part in parts)
+    # Dots too: `..` as it is means the part before it, which httpx then leaves out.
+    return "/v1/" + "/".join(quote(part, safe="").replace(".", "%2E") for part in parts)
 
 
 def json_object(text: str, what: str) -> dict[str, Any]:

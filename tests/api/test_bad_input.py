@@ -217,7 +217,7 @@ IDS = {
     "dots": ("..x", 422, "invalid_id"),
     "percent": ("a%b", 422, "invalid_id"),
     "10,000 characters": ("x" * 10_000, 422, "invalid_id"),
-    "slash": ("a/b", 404, "not_found"),
+    "slash": ("a/b", 422, "invalid_id"),
 }
 
 
@@ -248,6 +248,22 @@ class TestIdentifiers:
         assert_problem(unharmed.service.delete(face), status, code)
         anna = f"{unharmed.people}/anna"
         assert_problem(unharmed.service.patch(anna, json={"device": text}), 422, "invalid_id")
+
+
+@pytest.mark.parametrize("slash", ["%2F", "%2f"])
+def test_a_quoted_slash_never_reaches_what_the_parts_would_name(unharmed, slash):
+    service = unharmed.service
+    anna = f"{unharmed.path}{slash}people{slash}anna"
+    for answer in (
+        service.delete(anna),
+        service.get(anna),
+        service.patch(anna, json={"name": "Bert"}),
+        service.put(f"{unharmed.path}{slash}people{slash}bert", json={}),
+        service.post(f"{unharmed.path}{slash}people/anna{slash}faces", files=as_files(orl_photo(1, 3))),
+        service.post(f"{unharmed.path}{slash}identify", files=as_files(orl_photo(1, 2))),
+    ):
+        assert_problem(answer, 422, "invalid_id")
+    assert service.get(f"{unharmed.people}/anna").json()["name"] is None
 
 
 def test_the_empty_identifier_is_refused(unharmed):

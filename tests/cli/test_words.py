@@ -202,6 +202,21 @@ def test_a_context_that_is_no_json_object_is_said_so(type_in, anna, photo, text)
     assert done.stderr == f"error [invalid_request]: --context is not a JSON object: {text}\n"
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("galleries", "delete", "{anna}/people/anna", "--yes"),
+        ("forget", "{anna}", "x/../anna"),
+        ("forget", "{anna}", ".."),
+        ("people", "show", "{anna}", "."),
+    ],
+)
+def test_a_name_that_reads_as_a_path_is_refused(type_in, anna, words):
+    done = type_in(*(word.format(anna=anna) for word in words), code=1)
+    assert done.stderr.startswith("error [invalid_id]: an identifier does not ")
+    assert json.loads(type_in("people", "show", anna, "anna", "--json").stdout)["face_count"] == 2
+
+
 def test_calibrate_wants_one_thing_at_a_time(type_in, anna, tmp_path):
     (tmp_path / "cases").touch()
     done = type_in("calibrate", "--gallery", anna, "--prior", "--observed", str(tmp_path / "cases"), code=1)
