@@ -9,6 +9,7 @@ the product's contract, such as `models/sface`, can teach.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from service.artifact.files import sha256, write_atomic
 from service.errors import EngineAbsentError
 from service.vision import engines
 from training.data import Source, decode
@@ -113,18 +115,20 @@ def embed_photos(path: Path, source: Source, kept: Path, *, batch: int = 64, thr
     Args:
         path: the ONNX model.
         source: the photos.
-        kept: where the embeddings are kept (.npy); a whole file that is there already is used.
+        kept: where the embeddings are kept (.npy), and beside them (.json) whose they are: what is there already is
+            used if this teacher made it of these photos.
         batch: photos at a time.
         threads: of the runtime; 0 takes one a core.
 
     Returns:
         (n, dim) unit vectors, mapped from the file.
     """
-    if kept.exists():
-        found: NDArray[np.float32] = np.load(kept, mmap_mode="r")
-        if len(found) == len(source):
-            return found
     session = open_model(path, threads=threads)
+    note, made = kept.with_suffix(".json"), {"teacher": sha256(path), "photos": source.digest()}
+    if kept.exists() and note.exists() and json.loads(note.read_text("utf-8")) == made:
+        found: NDArray[np.float32] = np.load(kept, mmap_mode="r")
+        return found
+    note.unlink(missing_ok=True)  # a kill before the end then leaves none that are taken for others
     name = session.get_inputs()[0].name
     partial = kept.with_suffix(".partial.npy")
     embeddings: NDArray[np.float32] | None = None
@@ -138,5 +142,6 @@ def embed_photos(path: Path, source: Source, kept: Path, *, batch: int = 64, thr
     assert embeddings is not None, "a source is never empty"  # noqa: S101 - tells the type checker
     embeddings.flush()  # type: ignore[attr-defined]  # a memory map, which numpy's types call an array
     partial.replace(kept)
+    write_atomic(note, json.dumps(made).encode())
     taught: NDArray[np.float32] = np.load(kept, mmap_mode="r")
     return taught

@@ -9,7 +9,7 @@ import torch
 from onnx import TensorProto, helper
 
 from tests.training.models import tiny_model
-from tests.training.photos import people_folder
+from tests.training.photos import jpeg, people_folder
 from training.augment import Augmentation
 from training.data import Crops, Folder, batches, decode
 from training.embed import of_onnx
@@ -73,16 +73,37 @@ def test_a_watching_teacher_sees_the_very_crops_that_the_student_sees(tmp_path):
         np.testing.assert_allclose(batch.taught, of_onnx(model)(batch.crops.numpy()), atol=0.02)
 
 
-def test_kept_embeddings_are_used_again(tmp_path):
+@pytest.fixture
+def kept(tmp_path):
+    """A teacher, photos, and embeddings that say to be that teacher's of those photos, while every number is 7."""
     source = Folder(people_folder(tmp_path / "people", people=2, each=2))
-    np.save(tmp_path / "taught.npy", np.full((4, 5), 7, np.float32))
-    assert (embed_photos(tmp_path / "no.onnx", source, tmp_path / "taught.npy") == 7).all()
+    model = tiny_model(tmp_path / "teacher.onnx")
+    embed_photos(model, source, tmp_path / "taught.npy")
+    np.save(tmp_path / "taught.npy", np.full((4, 48), 7, np.float32))
+    return model, source, tmp_path / "taught.npy"
 
 
-def test_kept_embeddings_of_another_number_of_photos_are_made_anew(tmp_path):
-    source = Folder(people_folder(tmp_path / "people", people=2, each=2))
-    np.save(tmp_path / "taught.npy", np.zeros((3, 5), np.float32))
-    assert embed_photos(tiny_model(tmp_path / "m.onnx"), source, tmp_path / "taught.npy").shape == (4, 48)
+def test_kept_embeddings_are_used_again(kept):
+    assert (embed_photos(*kept) == 7).all()
+
+
+def test_kept_embeddings_of_another_teacher_are_made_anew(kept):
+    model, source, path = kept
+    model.write_bytes(model.read_bytes() + b"\x12\x05other")  # the producer's name, which changes no vector
+    assert not (embed_photos(model, source, path) == 7).any()
+
+
+def test_kept_embeddings_of_as_many_other_photos_are_made_anew(kept, tmp_path):
+    model, _, path = kept
+    (tmp_path / "people" / "person-000" / "0.jpg").write_bytes(jpeg(99))
+    source = Folder(tmp_path / "people")
+    taught = embed_photos(model, source, path)
+    np.testing.assert_allclose(taught[0], of_onnx(model)(np.array(decode(jpeg(99)))[None])[0], atol=1e-6)
+
+
+def test_embeddings_that_do_not_say_whose_they_are_are_made_anew(kept):
+    kept[2].with_suffix(".json").unlink()
+    assert not (embed_photos(*kept) == 7).any()
 
 
 def test_a_file_that_is_no_model_is_refused(tmp_path):
