@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 
-def first_bad(network: nn.Module, again: Callable[[], Tensor]) -> str:
-    """Name the first tensor that is not finite: a weight, a layer's output on the way forward, or a gradient back.
+def first_bad(
+    network: nn.Module, again: Callable[[], Tensor], beside: Mapping[str, Tensor | None] | None = None
+) -> str:
+    """Name the first tensor that is not finite.
+
+    Looked at in this order: weights, what the loss compares embeddings with, layers' outputs on the way forward,
+    gradients on the way back.
 
     Args:
         network: the network, its gradients still in place.
         again: computes the network's output for the batch once more.
+        beside: by its name for the message, what else goes into the loss: centres, thresholds, a teacher's vectors.
     """
     for name, tensor in (*network.named_parameters(), *network.named_buffers()):
         if _bad(tensor):
             return f"the weight {name}"
+    for name, other in (beside or {}).items():
+        if other is not None and _bad(other):
+            return name
     found: list[str] = []
     hooks = [
         module.register_forward_hook(_watch(name, found))

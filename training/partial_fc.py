@@ -290,6 +290,14 @@ class PartialFC(nn.Module):
         if self.threshold is not None:
             self.threshold.grad = None
 
+    def held(self) -> dict[str, Tensor | None]:
+        """What this rank compares embeddings with, named for a message."""
+        return {
+            f"the centres of classes {self.first} to {self.last - 1}": self.centres,
+            "the head's threshold": self.threshold,
+            "the means of the centre loss": None if self.centre_loss is None else self.centre_loss.means,
+        }
+
     def _joined(self, drawn: list[_Drawn]) -> tuple[Tensor | None, Tensor]:
         """The rows and summed gradients of one or, with accumulation, several backward passes."""
         parts = [(each.index, cast("Tensor", each.centres.grad)) for each in drawn]

@@ -34,6 +34,9 @@ from training.start import Setting, State, device_of, fresh, setting_of, wrapped
 from training.teacher import relations, towards
 from training.verification import det_curve, pair_scores, paired_accuracy
 
+LEAST_SCALE = 1.0
+"""An fp16 loss that overflows below this scale stops the run: after 17 halvings of PyTorch's first scale, 65,536."""
+
 
 def train(config: Config) -> Path:
     """Run a configuration to its end, going on from the last checkpoint in its folder if there is one.
@@ -129,6 +132,9 @@ def _timed(loaded: Iterator[Batch]) -> Iterator[tuple[Batch, float]]:
 def _step(setting: Setting, state: State, network: nn.Module, batch: Batch) -> dict[str, float]:
     """Learn from one batch of this rank; gives the step's figures.
 
+    In fp16 a gradient that is not finite is an overflow at first: nothing moves, and the loss's scale is halved. One
+    that is not finite at a scale under `LEAST_SCALE` has not overflowed.
+
     Raises:
         NotFiniteError: the loss or a gradient is NaN or infinite; nothing has been moved yet.
     """
@@ -149,7 +155,8 @@ def _step(setting: Setting, state: State, network: nn.Module, batch: Batch) -> d
     state.scaler.unscale_(state.optimiser)
     norm = nn.utils.clip_grad_norm_(state.network.parameters(), optimiser.clip or float("inf"))
     finite = bool(torch.isfinite(norm))
-    if not np.isfinite(total) or not (finite or state.scaler.is_enabled()):
+    overflow = state.scaler.is_enabled() and scale >= LEAST_SCALE
+    if not np.isfinite(total) or not (finite or overflow):
         _stop(setting, state, batch)
     state.scaler.step(state.optimiser)
     state.scaler.update()
@@ -200,7 +207,14 @@ def _stop(setting: Setting, state: State, batch: Batch) -> None:
     Raises:
         NotFiniteError: always.
     """
-    name = first_bad(state.network, lambda: _embeddings(setting, state.network, batch.crops))
+    name = first_bad(
+        state.network,
+        lambda: _embeddings(setting, state.network, batch.crops),
+        {
+            **({} if state.head is None else state.head.held()),
+            "the teacher's vectors": _taught(setting, batch, slice(None)),
+        },
+    )
     folder = setting.config.run.folder / "not-finite"
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"step-{state.step:09d}-rank-{setting.rank}.pt"

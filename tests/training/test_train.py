@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -158,6 +159,47 @@ def test_nan_stops_the_run_names_a_tensor_and_saves_the_batch(people, tmp_path):
     saved = torch.load(tmp_path / "not-finite" / "step-000000001-rank-0.pt")
     assert saved["crops"].shape == (8, 112, 112, 3)
     assert "step-000000001-rank-0.pt" in caught.value.detail
+
+
+@pytest.mark.parametrize(
+    ("spoil", "named"),
+    [
+        (lambda setting, state: state.head.centres[1].fill_(math.nan), "the centres of classes 0 to 1"),
+        (lambda setting, state: state.head.threshold.detach().fill_(math.nan), "the head's threshold"),
+        (lambda setting, state: state.head.centre_loss.means[0].fill_(math.nan), "the means of the centre loss"),
+        (lambda setting, state: setting.taught.fill(math.nan), "the teacher's vectors"),
+    ],
+    ids=["centres", "threshold", "means", "teacher"],
+)
+def test_nan_in_what_embeddings_are_compared_with_is_named(spoil, named, tmp_path):
+    two = people_folder(tmp_path / "two", people=2, each=1)
+    model = tiny_model(tmp_path / "teacher.onnx")
+    head = ("head.margin=uniface", "head.options={}", "head.centre_loss=0.1", "network.dim=48")
+    config = load(None, changes(two, tmp_path, *head, f"teacher.model={model}", "run.batch=2"))
+    setting = setting_of(config)
+    setting = replace(setting, taught=setting.taught.copy())
+    state = fresh(setting)
+    spoil(setting, state)
+    (batch,) = batches(setting.crops, setting.plan.epoch(0), first_draw=0)
+    with pytest.raises(NotFiniteError, match=f"the first bad tensor is {named};"):
+        _step(setting, state, state.network, batch)
+
+
+def test_gradients_that_stay_nan_at_the_least_scale_of_half_precision_stop_the_run(tmp_path):
+    two = people_folder(tmp_path / "two", people=2, each=1)
+    setting = setting_of(load(None, changes(two, tmp_path, "network.precision=float32", "run.batch=2")))
+    state = fresh(setting)
+    state.scaler = torch.amp.GradScaler("cpu", init_scale=2.0)  # float32 otherwise: half precision is emulated slowly
+    name, spoilt = list(state.network.named_parameters())[-1]
+    spoilt.register_hook(lambda gradient: gradient * math.nan)
+    (batch,) = batches(setting.crops, setting.plan.epoch(0), first_draw=0)
+    before = state.head.centres.clone()
+    for scale in (1.0, 0.5):
+        _step(setting, state, state.network, batch)
+        assert state.scaler.get_scale() == scale
+    with pytest.raises(NotFiniteError, match=f"the gradient of {name};"):
+        _step(setting, state, state.network, batch)
+    assert torch.equal(state.head.centres, before)
 
 
 def test_a_run_can_go_back_and_pass_a_bad_batch_over(people, tmp_path):
