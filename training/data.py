@@ -167,7 +167,10 @@ class _Check:
 def _check(path: Path) -> _Check:
     if path.suffix.lower() not in ENDINGS:
         return _Check("", "not the name of a photo")
-    data = path.read_bytes()
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        return _Check("", f"cannot be read: {error.strerror}")
     try:
         decode(data)
     except DataError as error:

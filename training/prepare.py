@@ -138,11 +138,13 @@ class Noted:
         refused: why it gave no crop, if it gave none.
         look: how it looks at 16 x 16 pixels, in hex.
         faces: faces cut from a raw photo; 0 for a photo in a person's folder, which gives one crop.
+        unread: its bytes could not be had; this is not kept.
     """
 
     refused: str
     look: str
     faces: int = 0
+    unread: bool = False
 
     def crops_of(self, photo: str) -> list[str]:
         """The crops that were cut from a photo, given by its path from the folder of photos."""
@@ -175,6 +177,8 @@ def cut(photos: Path, crops: Path, store: ModelStore, *, threads: int) -> dict[s
             for path, noted in zip(missing, tqdm(results, total=len(missing), unit="photo", disable=None), strict=True):
                 name = str(path.relative_to(photos))
                 done[name] = noted
+                if noted.unread:
+                    continue  # the next start tries again: a disk or a permission can be mended
                 notes.write(json.dumps([name, noted.refused, noted.look, noted.faces]) + "\n")
                 notes.flush()
     except OSError as error:
@@ -201,7 +205,11 @@ def _read(journal: Path) -> dict[str, Noted]:
 def _cut(path: Path, name: str, crops: Path, detector: Detector) -> Noted:
     """Write the crops of a photo."""
     try:
-        pixels = decode(path.read_bytes(), **LIMITS).pixels
+        data = path.read_bytes()
+    except OSError as error:
+        return Noted(f"cannot be read: {error.strerror}", "", unread=True)
+    try:
+        pixels = decode(data, **LIMITS).pixels
         faces = detector.detect(pixels)
         if not faces:
             return Noted("no face", "")

@@ -36,6 +36,14 @@ def test_files_that_are_no_photos_are_left_out_and_listed(tmp_path):
     assert "3 unreadable files" in report.summary()
 
 
+def test_a_photo_whose_bytes_cannot_be_had_is_left_out_and_listed(tmp_path):
+    people_folder(tmp_path, people=2, each=2)
+    (tmp_path / "person-000" / "bad.jpg").symlink_to("/proc/self/mem")  # reading it is an I/O error, also for root
+    folder = Folder(tmp_path)
+    assert len(folder) == 4
+    assert folder.report.skipped == [(str(tmp_path / "person-000" / "bad.jpg"), "cannot be read: Input/output error")]
+
+
 def test_a_photo_that_two_people_share_is_left_out_for_both(tmp_path):
     people_folder(tmp_path, people=2, each=2)
     (tmp_path / "person-001" / "copy.jpg").write_bytes((tmp_path / "person-000" / "0.jpg").read_bytes())

@@ -57,6 +57,19 @@ def test_photos_without_a_face_and_broken_ones_are_listed(made):
     assert reasons["s3/meadow.jpg"] == "no face"
 
 
+def test_a_photo_whose_bytes_cannot_be_had_is_listed_and_tried_again(tmp_path):
+    person = tmp_path / "people" / "s1"
+    person.mkdir(parents=True)
+    shutil.copy(orl() / "s1" / "1.pgm", person / "1.pgm")
+    (person / "2.pgm").symlink_to("/proc/self/mem")  # reading it is an I/O error, also for root
+    found = prepare(tmp_path / "people", tmp_path / "crops", STORE, threads=1)
+    assert (found.crops, found.refused) == (1, [("s1/2.pgm", "cannot be read: Input/output error")])
+    (person / "2.pgm").unlink()
+    shutil.copy(orl() / "s1" / "2.pgm", person / "2.pgm")
+    found = prepare(tmp_path / "people", tmp_path / "crops", STORE, threads=1)
+    assert (found.crops, found.refused) == (2, [])
+
+
 def test_a_photo_that_was_saved_twice_is_listed(made):
     _, found = made
     assert found.copies == [("s1/again.jpg", "s1/1.pgm.jpg")]
