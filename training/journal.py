@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from service.artifact.files import write_atomic
 from training.plots import plot
 
 
@@ -28,6 +29,9 @@ class Journal:
         total: steps of the run.
         step: steps that are done; what an interrupted run wrote about later ones is removed.
         silent: write nothing.
+
+    Raises:
+        OSError: the folder cannot be written or is full; the log is as it was.
     """
 
     def __init__(self, folder: Path, *, total: int, step: int, silent: bool) -> None:
@@ -37,7 +41,7 @@ class Journal:
         if not silent:
             folder.mkdir(parents=True, exist_ok=True)
             kept = [line for line in self._lines() if line["step"] <= step]
-            self._path().write_text("".join(json.dumps(line) + "\n" for line in kept), "utf-8")
+            write_atomic(self._path(), "".join(json.dumps(line) + "\n" for line in kept).encode())
             self._writer = SummaryWriter(folder, purge_step=step + 1)
 
     def __enter__(self) -> Self:

@@ -1,6 +1,9 @@
 """What a run writes down, and what a resumed one takes back."""
 
 import json
+import resource
+
+import pytest
 
 from training.journal import Journal
 
@@ -27,6 +30,19 @@ def test_a_line_that_a_kill_cut_short_is_taken_back_too(tmp_path):
         file.write('{"step": 4, "lo')
     written(tmp_path, 3, 4)
     assert steps(tmp_path) == [1, 2, 3, 4]
+
+
+def test_a_full_disk_leaves_the_log_as_it_was(tmp_path):
+    written(tmp_path, 0, 300)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))  # no file may grow beyond it, as on a full disk
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            Journal(tmp_path, total=300, step=300, silent=False)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert steps(tmp_path) == list(range(1, 301))
+    assert [path.name for path in tmp_path.glob("*.jsonl*")] == ["log.jsonl"]
 
 
 def test_other_ranks_write_nothing(tmp_path):
