@@ -1,8 +1,9 @@
 """How good a model is: `python -m training.evaluate MODEL --pairs SET.bin --people FOLDER --ijb ROOT`.
 
-MODEL is a run's folder, one of its checkpoints, an ONNX file in the product's contract, or the URL of a running
-service; the code behind them is the same. One JSON object a line on stdout: what was measured, on how many pairs or
-probes, with 95 % intervals. A rate that the data cannot vouch for is said to be so, not extrapolated.
+MODEL is a run's folder, one of its checkpoints, an artifact (its name, or its folder), an ONNX file in the product's
+contract, or the URL of a running service; the code behind them is the same. One JSON object a line on stdout: what was
+measured, on how many pairs or probes, with 95 % intervals. A rate that the data cannot vouch for is said to be so, not
+extrapolated.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from service.artifact.store import ModelStore
 from service.errors import VultusError
 from training.data import Source, open_source
 from training.embed import Model, PhotosOf, embed, of_network, of_onnx
@@ -62,22 +64,29 @@ def evaluate_people(model: Model, people: Source, *, queries: int | None = None)
     yield from retrieval_of(vectors, people.labels, queries=queries)
 
 
-def open_model(name: str, *, flip: bool = False, key: str = "") -> Model:
-    """The model of a URL, an ONNX file, a checkpoint, or a run.
+def open_model(name: str, *, flip: bool = False, key: str = "", models: Path = Path("models")) -> Model:
+    """The model of a URL, an ONNX file, an artifact, a checkpoint, or a run.
 
     Args:
         name: which.
         flip: average each crop with its mirror image; a service does not.
         key: API key for a service.
+        models: folder in which an artifact is looked for by its name; its float32 file is taken.
 
     Raises:
         EvaluationError: a service was asked to flip.
+        ModelError: the artifact's file is missing or damaged.
     """
     if "://" in name:
         if flip:
             raise EvaluationError("a service embeds photos as they are; --flip is for networks and files")
         return ServiceModel(name, key)
     path = Path(name)
+    for folder in (path, models / name):
+        if (folder / "manifest.json").is_file():
+            store = ModelStore(folder.parent)
+            path = store.file(store.manifest(folder.name))
+            break
     embedder = of_onnx(path) if path.suffix == ".onnx" else of_network(restore(path).network)
     return partial(embed, embedder, flip=flip)
 
@@ -89,7 +98,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description="Measure a model.",
         epilog=f"{KEY} in the environment is the API key (scope embed) for a running service.",
     )
-    parser.add_argument("model", help="a run's folder, a checkpoint, an ONNX file, or the URL of a running service")
+    parser.add_argument("model", help="a run's folder, a checkpoint, an artifact, an ONNX file, or a service's URL")
+    parser.add_argument("--models", type=Path, default=Path("models"), help="the models folder")
     parser.add_argument("--pairs", type=Path, action="append", default=[], help="a .bin set or LFW's list; repeatable")
     parser.add_argument("--crops", type=Path, help="the crops that a list of pairs names, PERSON/PHOTO.jpg")
     parser.add_argument("--people", type=Path, help="a folder of people, tar shards, or a .rec file")
@@ -101,7 +111,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if not asked.pairs and asked.people is None and not asked.ijb:
             raise EvaluationError("give --pairs, --people, --ijb, or several of them")
-        model = open_model(asked.model, flip=asked.flip, key=os.environ.get(KEY, ""))
+        model = open_model(asked.model, flip=asked.flip, key=os.environ.get(KEY, ""), models=asked.models)
         for name, seen in _asked_for(asked, model):
             _tell(name, _with_refusals(model, seen), asked.out)
     except VultusError as error:

@@ -8,6 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from service.artifact.importing import Preprocessing, import_model
+from service.artifact.manifest import Licence
+from service.artifact.store import ModelStore
+from service.vision import engines
 from tests.training.models import tiny_model
 from tests.training.photos import jpeg, people_folder
 from training.embed import embed, of_onnx
@@ -74,6 +78,27 @@ def test_a_service_that_is_not_there_is_said_in_one_line(capsys, tmp_path):
     write_bin(tmp_path / "made.bin", packed())
     assert main(["http://127.0.0.1:9", "--pairs", str(tmp_path / "made.bin")]) == 1
     assert "127.0.0.1:9 does not answer" in capsys.readouterr().err
+
+
+def test_an_artifact_is_measured_by_its_name_and_by_its_folder(model, tmp_path, capsys):
+    store = ModelStore(tmp_path / "models")
+    licence = Licence(spdx="Apache-2.0", commercial=True, source="https://example.org")
+    manifest = import_model(
+        store,
+        model,
+        name="mine",
+        licence=licence,
+        accepted=True,
+        preprocessing=Preprocessing(),
+        run=engines.reference,
+    )
+    expected = open_model(str(store.file(manifest)))([jpeg(1)])
+    assert np.array_equal(open_model("mine", models=store.folder)([jpeg(1)]), expected)
+    assert np.array_equal(open_model(str(store.folder / "mine"))([jpeg(1)]), expected)
+    store.file(manifest).write_bytes(b"other")
+    write_bin(tmp_path / "made.bin", packed())
+    assert main(["mine", "--models", str(store.folder), "--pairs", str(tmp_path / "made.bin")]) == 1
+    assert "has another digest than its manifest states" in capsys.readouterr().err
 
 
 def test_a_service_is_not_asked_to_flip():
