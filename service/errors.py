@@ -49,6 +49,12 @@ class InvalidIdError(VultusError):
     status, code, title = 422, "invalid_id", "The identifier is not allowed"
 
 
+class MalformedHttpError(VultusError):
+    """What came over a connection is not HTTP."""
+
+    status, code, title = 400, "malformed_http", "The request is not valid HTTP"
+
+
 class UnsupportedMediaTypeError(VultusError):
     """The content type is neither multipart/form-data nor application/json."""
 

@@ -42,6 +42,7 @@ CODES = {
     "license_not_accepted": (403, "LicenseNotAcceptedError"),
     "limit_reached": (409, "GalleryFullError"),
     "low_quality": (422, "LowQualityError"),
+    "malformed_http": (400, "MalformedHttpError"),
     "manifest_invalid": (503, "ManifestError"),
     "model_damaged": (503, "ModelDamagedError"),
     "model_exists": (409, "ModelExistsError"),

@@ -43,7 +43,7 @@ class Envelope:
             return
         headers = Headers(scope=scope)
         given = headers.get("x-request-id", "")
-        request_id = given if SANE_ID.fullmatch(given) else _new_id()
+        request_id = given if SANE_ID.fullmatch(given) else new_id()
         scope.setdefault("state", {})["request_id"] = request_id
         started, status = time.perf_counter(), 500
 
@@ -91,7 +91,8 @@ class Envelope:
         return RequestTooLargeError(f"a request has at most {self.max_body} bytes", limit=self.max_body)
 
 
-def _new_id() -> str:
+def new_id() -> str:
+    """An id for a request that came without one."""
     # Nobody gains by guessing one, and the system's own randomness costs a call that lets go of the interpreter.
     return f"{random.getrandbits(80):020x}"
 

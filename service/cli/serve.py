@@ -110,6 +110,8 @@ def _settle() -> None:
 async def _serve(app: FastAPI, settings: Settings, listener: socket.socket) -> None:
     import uvicorn  # noqa: PLC0415 - a fast start of the other commands
 
+    from service.api.wire import Protocol  # noqa: PLC0415 - as above
+
     class Server(uvicorn.Server):
         """Stops on a signal and then returns, where uvicorn would raise the signal again and fail."""
 
@@ -133,7 +135,7 @@ async def _serve(app: FastAPI, settings: Settings, listener: socket.socket) -> N
 
     config = uvicorn.Config(
         app,
-        http="httptools",
+        http=Protocol,
         ws="none",
         lifespan="off",  # opened here, so that a start that fails says why in one line
         log_config=None,

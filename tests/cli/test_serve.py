@@ -1,12 +1,15 @@
+import http.client
 import re
 import signal
 import socket
 import time
 
+import httpx
 import pytest
 
 from service.settings import CHECKOUT
 from tests.cli.running import serving, vultus
+from tests.conftest import assert_problem
 from tests.faces import orl_photo
 from tests.ports import free_port
 
@@ -23,11 +26,39 @@ def test_a_service_announces_what_to_do_next(service):
 
 def test_the_log_shows_the_request_id_of_an_answer(service):
     with service.client() as client:
-        given = client.get("/health/live").headers["X-Request-Id"]
+        assert_logged(service, client.get("/health/live").headers["X-Request-Id"])
+
+
+def assert_logged(service, request_id):
     deadline = time.monotonic() + 5
-    while f"id={given}" not in service.log.read_text():
+    while f"id={request_id}" not in service.log.read_text():
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"how are you?\r\n\r\n",
+        b"GET /health/live HTTP/1.1\r\nhost localhost\r\n\r\n",
+        b"POST /v1/galleries HTTP/1.1\r\nhost: localhost\r\ncontent-length: many\r\n\r\n",
+        b"GET /health/live HTTP/9.9\r\nhost: localhost\r\n\r\n",
+    ],
+    ids=["no HTTP", "no header", "no length", "no version"],
+)
+def test_what_is_no_http_is_answered_in_the_one_shape_of_errors(service, sent):
+    where = httpx.URL(service.url)
+    with socket.create_connection((where.host, where.port), timeout=10) as connection:
+        connection.sendall(sent)
+        with http.client.HTTPResponse(connection) as answer:
+            answer.begin()
+            given = httpx.Response(answer.status, headers=answer.getheaders(), content=answer.read())
+        assert connection.recv(1) == b""
+    assert_problem(given, 400, "malformed_http")
+    assert given.headers["connection"] == "close"
+    assert_logged(service, given.headers["X-Request-Id"])
+    with service.client() as client:
+        assert client.get("/health/ready").status_code == 200
 
 
 def test_a_port_that_was_asked_for_is_named_to_another_terminal_that_does_not_know_the_variable(data):
