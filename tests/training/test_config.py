@@ -84,6 +84,12 @@ def test_a_ready_configuration_holds_only_what_differs_from_the_defaults(path):
             assert value != defaults[section][key], f"{section}.{key} is the default"
 
 
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_key_of_a_ready_configuration_has_its_reason_beside_it(path):
+    keys = [line for line in path.read_text().splitlines() if "=" in line and not line.startswith("#")]
+    assert [line for line in keys if " # " not in line] == []
+
+
 def test_a_key_is_part_of_a_run_s_identity_unless_it_is_said_that_it_may_change():
     keys = {f"{section}.{key}" for section, content in Config().model_dump().items() for key in content}
     assert keys >= MAY_CHANGE
