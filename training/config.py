@@ -37,8 +37,9 @@ class DataConfig(_Section):
         weights: share of each in a batch, for `sampler = "mixed"`.
         sampler: `random`, `people` (P x K) or `mixed`.
         each: photos of a person in a batch, for `sampler = "people"`.
-        least: people with fewer photos are left out of folders.
-        check: decode every photo of shards and .rec files before training; folders always are.
+        least: people with fewer photos are left out.
+        check: decode every photo of shards and .rec files before training, and look for those that several people
+            share; folders always are looked through so.
         workers: processes that decode and augment, for each rank.
         pairs: verification set (.bin) measured at the end of every epoch.
     """

@@ -15,6 +15,8 @@ import io
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Protocol
 
@@ -167,12 +169,15 @@ class _Check:
 def _check(path: Path) -> _Check:
     if path.suffix.lower() not in ENDINGS:
         return _Check("", "not the name of a photo")
+    return _look(path.read_bytes)
+
+
+def _look(read: Callable[[], bytes]) -> _Check:
     try:
-        data = path.read_bytes()
+        data = read()
+        decode(data)
     except OSError as error:
         return _Check("", f"cannot be read: {error.strerror}")
-    try:
-        decode(data)
     except DataError as error:
         return _Check("", error.detail)
     return _Check(hashlib.sha256(data).hexdigest(), "")
@@ -211,27 +216,49 @@ class Part:
         return digest_of(self.labels, self.source.digest().encode(), self.chosen.tobytes())
 
 
-def readable(source: Source, *, threads: int = 4) -> tuple[Part, list[tuple[str, str]]]:
-    """Decode every photo once and leave out those that cannot be.
+def usable(source: Source, *, threads: int = 4, block: int = 10_000) -> tuple[Part, list[tuple[str, str]]]:
+    """Decode every photo once and leave out those that cannot be, and those that several people share.
+
+    Photos are compared by 64 bits of their digests: of 42 million, two that differ meet with a chance of 1 in 20,000.
 
     Returns:
-        The readable photos, and (place, reason) of the others.
+        The photos that can be used, and (place, reason) of the others.
 
     Raises:
-        DataError: not one photo is readable.
+        DataError: not one photo can be used.
     """
-
-    def fault(index: int) -> str:
-        try:
-            decode(source.read(index))
-        except DataError as error:
-            return error.detail
-        return ""
-
+    faults: dict[int, str] = {}
+    digests = np.zeros(len(source), np.uint64)
     with ThreadPoolExecutor(threads) as pool:
-        faults = list(pool.map(fault, range(len(source))))
-    skipped = [(source.place(index), reason) for index, reason in enumerate(faults) if reason]
-    return Part(source, np.array([index for index, reason in enumerate(faults) if not reason], np.int64)), skipped
+        for start in range(0, len(source), block):
+            numbers = range(start, min(start + block, len(source)))
+            for index, check in zip(
+                numbers, pool.map(lambda each: _look(partial(source.read, each)), numbers), strict=True
+            ):
+                if check.fault:
+                    faults[index] = check.fault
+                else:
+                    digests[index] = int(check.digest[:16], 16)
+    good = np.delete(np.arange(len(source)), list(faults))
+    _, which = np.unique(digests[good], return_inverse=True)
+    by_photo = np.lexsort((source.labels[good], which))
+    starts = np.flatnonzero(np.diff(which[by_photo], prepend=-1))
+    owners = source.labels[good][by_photo]
+    lowest, highest = (each.reduceat(owners, starts) if len(good) else owners for each in (np.minimum, np.maximum))
+    shared = (lowest != highest)[which]
+    faults |= dict.fromkeys(good[shared].tolist(), "several people have it")
+    return Part(source, good[~shared]), [(source.place(index), faults[index]) for index in sorted(faults)]
+
+
+def frequent(source: Source, least: int) -> Source:
+    """The people who have `least` photos or more.
+
+    Raises:
+        DataError: nobody has.
+    """
+    _, which, counts = np.unique(source.labels, return_inverse=True, return_counts=True)
+    enough = counts[which] >= least
+    return source if enough.all() else Part(source, np.flatnonzero(enough))
 
 
 class Joined:
@@ -311,8 +338,14 @@ def decode(data: bytes) -> Image.Image:
     return rgb if rgb.size == (SIDE, SIDE) else rgb.resize((SIDE, SIDE), Image.Resampling.BILINEAR)
 
 
-Sample = tuple[NDArray[np.uint8], int, int]
-"""A crop, its label, and the number of its photo."""
+Unreadable = tuple[tuple[int, str], ...]
+"""Number of a photo that cannot be decoded, and why."""
+
+Sample = tuple[NDArray[np.uint8], int, int, Unreadable]
+"""A crop, its label, the number of its photo, and the photos in whose place it stands."""
+
+STAND_INS = 8
+"""Photos of the same person, and after them of anybody, that are tried in the place of one that cannot be decoded."""
 
 Teach = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 
@@ -322,21 +355,26 @@ class Batch:
     """(n, 112, 112, 3) uint8 crops, their (n,) labels, and the (n,) numbers of their photos.
 
     `taught` is what a teacher sees in them, (n, dim) float32 unit vectors; None where no teacher sees the crops.
+    `unreadable` are photos that others stand in for.
     """
 
     crops: Tensor
     labels: Tensor
     numbers: Tensor
     taught: Tensor | None = None
+    unreadable: Unreadable = ()
 
     def pin_memory(self) -> Batch:
         """The same in memory that a GPU can read from directly; PyTorch's loader calls it."""
         taught = None if self.taught is None else self.taught.pin_memory()
-        return Batch(self.crops.pin_memory(), self.labels.pin_memory(), self.numbers, taught)
+        return Batch(self.crops.pin_memory(), self.labels.pin_memory(), self.numbers, taught, self.unreadable)
 
 
 class Crops(Dataset[Sample]):
     """Photos as crops, each named by (number of the photo, number of the draw) so that augmentation repeats exactly.
+
+    A photo that cannot be decoded is left out: another one of its person stands in for it, the same one whenever that
+    draw is repeated.
 
     Args:
         source: where they lie.
@@ -357,25 +395,46 @@ class Crops(Dataset[Sample]):
     def __getitem__(self, which: tuple[int, int]) -> Sample:
         index, draw = which
         random = draws_of(self.seed, draw)
-        crop = self._changed(index, random)
+        image, index, unreadable = self._decoded(index, draw)
+        crop = augment(image, self.how, random)
         if self.mix and random.random() < self.mix:
-            other, share = self._changed(int(random.integers(len(self.source))), random), random.random()
+            image, _, more = self._decoded(int(random.integers(len(self.source))), draw)
+            other, share = augment(image, self.how, random), random.random()
             crop = np.rint(share * crop + (1 - share) * other).astype(np.uint8)
-        return crop, int(self.source.labels[index]), index
+            unreadable += more
+        return crop, int(self.source.labels[index]), index, unreadable
 
-    def _changed(self, index: int, random: np.random.Generator) -> NDArray[np.uint8]:
-        try:
-            image = decode(self.source.read(index))
-        except DataError as error:
-            raise DataError(f"{self.source.place(index)}: {error.detail}") from error
-        return augment(image, self.how, random)
+    def _decoded(self, index: int, draw: int) -> tuple[Image.Image, int, Unreadable]:
+        """A photo or the one that stands in for it, that one's number, and what could not be decoded.
+
+        Raises:
+            DataError: neither the photo nor any that could stand in for it can be decoded.
+        """
+        unreadable: list[tuple[int, str]] = []
+        for number in self._candidates(index, draw):
+            try:
+                return decode(self.source.read(number)), number, tuple(unreadable)
+            except (DataError, OSError) as error:
+                unreadable.append((number, error.detail if isinstance(error, DataError) else str(error)))
+        raise DataError(
+            f"{self.source.place(index)}: {unreadable[0][1]}; nor can {len(unreadable) - 1} in its place be read"
+        )
+
+    def _candidates(self, index: int, draw: int) -> Iterator[int]:
+        yield index
+        random = np.random.default_rng([self.seed, draw, index])  # a generator of its own: no other draw changes
+        own = np.flatnonzero(self.source.labels == self.source.labels[index])
+        yield from random.permutation(own[own != index])[:STAND_INS].tolist()
+        yield from random.integers(len(self.source), size=STAND_INS).tolist()
 
     def collate(self, samples: list[Sample]) -> Batch:
         """Samples as one batch, with what the teacher sees in it."""
-        crops, labels, numbers = zip(*samples, strict=True)
+        crops, labels, numbers, unreadable = zip(*samples, strict=True)
         pixels = np.stack(crops)
         taught = None if self.teach is None else torch.from_numpy(self.teach(pixels))
-        return Batch(torch.from_numpy(pixels), torch.tensor(labels), torch.tensor(numbers), taught)
+        return Batch(
+            torch.from_numpy(pixels), torch.tensor(labels), torch.tensor(numbers), taught, tuple(chain(*unreadable))
+        )
 
 
 def batches(

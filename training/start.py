@@ -18,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from service.artifact.files import sha256
 from training.backbones import BACKBONES, Recogniser
 from training.config import Config, OptimiserConfig
-from training.data import Crops, Folder, Joined, Source, Teach, open_source, readable
+from training.data import Crops, Folder, Joined, Source, Teach, frequent, open_source, usable
 from training.errors import ConfigError
 from training.fused import library
 from training.margins import MARGINS
@@ -41,6 +41,8 @@ class State:
     step: int = 0
     left_out: set[int] = field(default_factory=set)
     """Steps whose batch is passed over, because it once made a number infinite."""
+    unreadable: set[int] = field(default_factory=set)
+    """Photos that could not be decoded, and in whose place others were shown."""
 
 
 @dataclass(frozen=True)
@@ -191,8 +193,16 @@ def _source(config: Config) -> tuple[Joined, tuple[str, ...]]:
         if isinstance(source, Folder):
             notes.append(f"{path}: {source.report.summary()}")
             skipped = [*source.report.skipped, *((each, "several people have it") for each in source.report.shared)]
-        elif config.data.check:
-            source, skipped = readable(source)
+        else:
+            if config.data.check:
+                source, skipped = usable(source)
+            source = frequent(source, config.data.least)
+            _, counts = np.unique(source.labels, return_counts=True)
+            notes.append(
+                f"{path}: {len(source)} photos of {len(counts)} people; left out: "
+                + (f"{len(skipped)} photos; " if config.data.check else "not looked for before the run (data.check); ")
+                + f"{int((counts == 1).sum())} people have one photo"
+            )
         notes += [f"left out {place}: {reason}" for place, reason in skipped]
         sources.append(source)
     joined = Joined(sources)

@@ -23,7 +23,7 @@ from service.artifact.files import sha256, write_atomic
 from service.errors import EngineAbsentError
 from service.vision import engines
 from training.data import Source, decode
-from training.errors import ConfigError
+from training.errors import ConfigError, DataError
 
 
 def towards(student: Tensor, teacher: Tensor) -> Tensor:
@@ -109,6 +109,16 @@ def open_model(path: Path, *, threads: int = 0) -> ort.InferenceSession:
     return session
 
 
+NOTHING = np.zeros((112, 112, 3), np.uint8)
+
+
+def _crop(source: Source, number: int) -> NDArray[np.uint8] | None:
+    try:
+        return np.array(decode(source.read(number)))
+    except (DataError, OSError):
+        return None
+
+
 def embed_photos(path: Path, source: Source, kept: Path, *, batch: int = 64, threads: int = 0) -> NDArray[np.float32]:
     """The teacher's embeddings of all photos, computed once and kept on disk.
 
@@ -121,7 +131,7 @@ def embed_photos(path: Path, source: Source, kept: Path, *, batch: int = 64, thr
         threads: of the runtime; 0 takes one a core.
 
     Returns:
-        (n, dim) unit vectors, mapped from the file.
+        (n, dim) unit vectors, mapped from the file; NaN for a photo that cannot be decoded, which no step shows.
     """
     session = open_model(path, threads=threads)
     note, made = kept.with_suffix(".json"), {"teacher": sha256(path), "photos": source.digest()}
@@ -134,8 +144,9 @@ def embed_photos(path: Path, source: Source, kept: Path, *, batch: int = 64, thr
     embeddings: NDArray[np.float32] | None = None
     for start in range(0, len(source), batch):
         numbers = range(start, min(start + batch, len(source)))
-        crops = np.stack([np.array(decode(source.read(number))) for number in numbers])
-        (answer,) = session.run(None, {name: crops})
+        decoded = [_crop(source, number) for number in numbers]
+        (answer,) = session.run(None, {name: np.stack([NOTHING if each is None else each for each in decoded])})
+        answer[[each is None for each in decoded]] = np.nan
         if embeddings is None:
             embeddings = open_memmap(partial, "w+", np.float32, (len(source), answer.shape[1]))
         embeddings[start : start + len(answer)] = answer

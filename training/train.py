@@ -98,8 +98,10 @@ def _epoch(setting: Setting, state: State, network: nn.Module, journal: Journal)
         workers=config.data.workers,
     )
     began, waited, since = time.perf_counter(), 0.0, state.step
+    unreadable: dict[int, str] = {}
     for batch, wait in _timed(loaded):
         waited += wait
+        unreadable |= batch.unreadable
         figures = {} if state.step in state.left_out else _step(setting, state, network, batch)
         state.step += 1
         journal.advance()
@@ -110,10 +112,26 @@ def _epoch(setting: Setting, state: State, network: nn.Module, journal: Journal)
             journal.write(state.step, "train", figures)
             began, waited, since = time.perf_counter(), 0.0, state.step
         if config.run.save_every and state.step % config.run.save_every == 0 and state.step % setting.plan.steps:
+            _tell(setting, state, journal, unreadable)
             _save(setting, state)
     if state.step < setting.total:
         _evaluate(setting, state, journal)
+    _tell(setting, state, journal, unreadable)
     _save(setting, state)
+
+
+def _tell(setting: Setting, state: State, journal: Journal, unreadable: dict[int, str]) -> None:
+    """Name each photo that some rank could not decode once, and keep their number in the log."""
+    everywhere = [unreadable]
+    if setting.ranks > 1:
+        everywhere = everywhere * setting.ranks
+        distributed.all_gather_object(everywhere, unreadable)
+    for number, reason in sorted({number: reason for each in everywhere for number, reason in each.items()}.items()):
+        if number not in state.unreadable:
+            state.unreadable.add(number)
+            journal.note(f"left out {setting.crops.source.place(number)}: {reason}")
+    if state.unreadable:
+        journal.write(state.step, "data", {"unreadable": len(state.unreadable)})
 
 
 def _timed(loaded: Iterator[Batch]) -> Iterator[tuple[Batch, float]]:
@@ -236,6 +254,7 @@ def _save(setting: Setting, state: State) -> None:
         "classes": setting.classes,
         "step": state.step,
         "left_out": sorted(state.left_out),
+        "unreadable": sorted(state.unreadable),
         "network": state.network.state_dict(),
         "average": None if state.average is None else state.average.state_dict(),
         "optimiser": state.optimiser.state_dict(),
@@ -259,7 +278,7 @@ def _resume(setting: Setting, state: State, checkpoint: Path) -> None:
         CheckpointError: it is damaged, is of another configuration, or has done more steps than this run shall have.
     """
     model, own = checkpoints.load(checkpoint, setting.identity)
-    state.step, state.left_out = int(model["step"]), set(model["left_out"])
+    state.step, state.left_out, state.unreadable = int(model["step"]), set(model["left_out"]), set(model["unreadable"])
     if state.step > setting.total:
         raise CheckpointError(f"{checkpoint} has done {state.step} steps; run.epochs asks for {setting.total}")
     state.network.load_state_dict(model["network"])

@@ -9,7 +9,7 @@ from PIL import Image
 
 from tests.training.photos import jpeg, people_folder
 from training.augment import Augmentation
-from training.data import Crops, Folder, Joined, batches, decode, open_source, readable
+from training.data import Crops, Folder, Joined, batches, decode, frequent, open_source, usable
 from training.errors import DataError
 from training.records import RecordFile, write_records
 from training.samplers import RandomPlan
@@ -142,18 +142,64 @@ def test_a_data_set_is_known_by_its_photos_and_labels_and_not_by_where_it_lies(t
     assert len({made("same", whole), *(made(f"other-{number}", each) for number, each in enumerate(others))}) == 4
 
 
-def test_unreadable_photos_of_a_shard_are_left_out_and_listed(tmp_path):
-    write_shards(tmp_path, [(jpeg(0), 0), (b"broken", 1), (jpeg(2), 2)])
-    good, skipped = readable(open_source(tmp_path))
-    assert good.labels.tolist() == [0, 2]
-    assert [good.read(i) for i in range(2)] == [jpeg(0), jpeg(2)]
-    assert len(skipped) == 1
-    assert "shard-000000.tar, byte" in skipped[0][0]
+def test_unreadable_and_shared_photos_of_a_shard_are_left_out_and_listed(tmp_path):
+    photos = [(jpeg(0), 0), (b"broken", 1), (jpeg(2), 2), (jpeg(3), 2), (jpeg(3), 2), (jpeg(0), 1), (jpeg(4), 1)]
+    write_shards(tmp_path, photos)
+    source = open_source(tmp_path)
+    good, skipped = usable(source, block=2)
+    assert [(good.read(i), int(good.labels[i])) for i in range(len(good))] == [photos[i] for i in (2, 3, 4, 6)]
+    assert [place for place, _ in skipped] == [source.place(i) for i in (0, 1, 5)]
+    assert [reason.split(":")[0] for _, reason in skipped] == [
+        "several people have it",
+        "no readable photo",
+        "several people have it",
+    ]
 
 
-def test_a_photo_that_breaks_while_training_is_named(tmp_path):
+def test_a_shard_of_which_nothing_can_be_used_is_refused(tmp_path):
     write_shards(tmp_path, [(b"broken", 0)])
-    with pytest.raises(DataError, match=r"shard-000000\.tar, byte 512: no readable photo"):
+    with pytest.raises(DataError, match="no photo of the data set is left"):
+        usable(open_source(tmp_path))
+
+
+def test_people_with_few_photos_can_be_left_out_of_any_data_set(tmp_path):
+    write_shards(tmp_path, [(jpeg(0), 0), (jpeg(1), 1), (jpeg(2), 0)])
+    assert frequent(open_source(tmp_path), 2).labels.tolist() == [0, 0]
+    assert len(frequent(open_source(tmp_path), 1)) == 3
+
+
+def test_a_photo_that_breaks_while_training_is_replaced_by_another_of_its_person(tmp_path):
+    write_shards(tmp_path, [(b"broken", 0), (jpeg(1), 1), (jpeg(2), 0), (b"broken", 2)])
+    crops = Crops(open_source(tmp_path), PLAIN, seed=0)
+    crop, label, number, unreadable = crops[0, 7]
+    assert (crop == np.array(decode(jpeg(2)))).all()
+    assert (label, number) == (0, 2)
+    ((which, reason),) = unreadable
+    assert which == 0
+    assert reason.startswith("no readable photo")
+    crop, label, number, unreadable = crops[3, 7]  # nobody of its person is left: anybody stands in
+    assert number in {1, 2}
+    assert label == crops.source.labels[number]
+    assert (crops[3, 7][0] == crop).all()
+    assert {3} <= {which for which, _ in unreadable} <= {0, 3}
+
+
+def test_what_stands_in_changes_no_other_crop(tmp_path):
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    for folder, first in ((whole, jpeg(0)), (broken, b"broken")):
+        folder.mkdir()
+        write_shards(folder, [(first, 0), *((jpeg(i), i % 2) for i in range(1, 8))])
+    one, other = (Crops(open_source(folder), Augmentation(crop=1, erase=1), seed=3) for folder in (whole, broken))
+    plan = RandomPlan(8, 4).epoch(0)
+    for mine, theirs in zip(batches(one, plan, first_draw=0), batches(other, plan, first_draw=0), strict=True):
+        rows = mine.numbers != 0
+        assert (mine.crops[rows] == theirs.crops[rows]).all()
+        assert [number for number, _ in theirs.unreadable] == [0] * int((~rows).sum())
+
+
+def test_a_data_set_of_which_nothing_can_be_read_stops_the_run(tmp_path):
+    write_shards(tmp_path, [(b"broken", 0), (b"broken", 0)])
+    with pytest.raises(DataError, match=r"shard-000000\.tar, byte 512: no readable photo.*; nor can 9 in its place"):
         Crops(open_source(tmp_path), PLAIN, seed=0)[0, 0]
 
 
@@ -185,7 +231,7 @@ def test_mixed_crops_lie_between_two_others_and_are_the_same_in_every_draw(tmp_p
     photos = [whole[number, 0][0].astype(float) for number in range(len(source))]
     shares = []
     for draw in range(40):
-        crop, label, number = mixed[0, draw]
+        crop, label, number, _ = mixed[0, draw]
         assert np.array_equal(crop, mixed[0, draw][0])
         assert (label, number) == (int(source.labels[0]), 0)
         if np.array_equal(crop, photos[0]):

@@ -11,10 +11,11 @@ from onnx import TensorProto, helper
 from tests.training.models import tiny_model
 from tests.training.photos import jpeg, people_folder
 from training.augment import Augmentation
-from training.data import Crops, Folder, batches, decode
+from training.data import Crops, Folder, batches, decode, open_source
 from training.embed import of_onnx
 from training.errors import ConfigError
 from training.samplers import RandomPlan
+from training.shards import write_shards
 from training.teacher import Watching, dimension, embed_photos, open_model, relations, towards
 
 
@@ -71,6 +72,14 @@ def test_a_watching_teacher_sees_the_very_crops_that_the_student_sees(tmp_path):
     for batch in found:
         # In bfloat16 where the processor has it.
         np.testing.assert_allclose(batch.taught, of_onnx(model)(batch.crops.numpy()), atol=0.02)
+
+
+def test_a_photo_that_cannot_be_decoded_has_no_embedding_and_leaves_the_others_theirs(tmp_path):
+    write_shards(tmp_path, [(jpeg(0), 0), (b"broken", 0), (jpeg(2), 1)])
+    model = tiny_model(tmp_path / "model.onnx")
+    taught = embed_photos(model, open_source(tmp_path), tmp_path / "taught.npy")
+    assert np.isnan(taught[1]).all()
+    np.testing.assert_allclose(taught[2], of_onnx(model)(np.array(decode(jpeg(2)))[None])[0], atol=1e-6)
 
 
 @pytest.fixture

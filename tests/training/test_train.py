@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from tests.training.models import tiny_model
-from tests.training.photos import people_folder
+from tests.training.photos import jpeg, people_folder
 from tests.training.ranks import run_on_ranks
 from training import checkpoints
 from training.backbones import Recogniser
@@ -24,6 +24,7 @@ from training.config import load
 from training.data import batches
 from training.errors import CheckpointError, CheckpointSpaceError, ConfigError, DataError, NotFiniteError
 from training.records import PackedPairs, write_bin
+from training.shards import write_shards
 from training.start import fresh, setting_of
 from training.train import _step, main, train
 
@@ -278,6 +279,29 @@ def test_photos_that_cannot_be_used_are_named_before_the_run(tmp_path, capsys):
     said = capsys.readouterr().out
     assert "4 photos of 2 people; left out: 1 unreadable files" in said
     assert f"left out {two / 'person-001' / 'cut.jpg'}: no readable photo" in said
+
+
+@pytest.mark.parametrize("sees", ["original", "changed"])
+def test_broken_photos_of_a_shard_are_left_out_named_once_and_counted(sees, tmp_path, capsys):
+    photos = [(jpeg(0), 0), (jpeg(1), 1), (b"broken", 0), (jpeg(3), 1)]
+    write_shards(tmp_path, photos)
+    teacher = (f"teacher.model={tiny_model(tmp_path / 'teacher.onnx')}", f"teacher.sees={sees}", "network.dim=48")
+    folder = tmp_path / "run"
+    last = train(load(None, changes(tmp_path, folder, *teacher, "data.workers=1", "run.batch=4", "run.epochs=2")))
+    assert checkpoints.read(last / "model.pt")["unreadable"] == [2]
+    said = capsys.readouterr().out
+    assert "4 photos of 2 people; left out: not looked for before the run (data.check); 0 people have one photo" in said
+    assert said.count("no readable photo") == said.count("shard-000000.tar, byte") == 1
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    assert [line["unreadable"] for line in lines if line["kind"] == "data"] == [1, 1]
+    assert all(math.isfinite(line["loss"]) for line in lines if line["kind"] == "train")
+
+
+def test_broken_and_shared_photos_of_a_shard_are_named_before_the_run_if_asked(tmp_path, capsys):
+    write_shards(tmp_path, [(jpeg(0), 0), (jpeg(1), 1), (b"broken", 0), (jpeg(1), 0), (jpeg(2), 1), (jpeg(3), 2)])
+    setting = setting_of(load(None, changes(tmp_path, tmp_path / "run", "data.check=true", "run.batch=2")))
+    assert setting.notes[0].endswith("3 photos of 3 people; left out: 3 photos; 3 people have one photo")
+    assert [note.rsplit(": ", 1)[1] for note in setting.notes[1:4:2]] == ["several people have it"] * 2
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
