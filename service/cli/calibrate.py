@@ -111,6 +111,7 @@ def _gallery(gallery: str, plots: Path | None, url: str | None, as_json: bool) -
         say(
             f"{'Everybody' if name == 'all' else 'Neighbours'}: {tier['pairs']:,} pairs of two people, "
             f"{tier['doubles']} left out as one person twice; good for rates from {tier['least_fmr']:.1e}"
+            f"{_cost(tier['cllr'], tier['min_cllr'])}"
         )
         lines = zip(tier["fmr"], tier["thresholds"], tier["thresholds_low"], tier["thresholds_high"], strict=True)
         rows = [
@@ -119,6 +120,11 @@ def _gallery(gallery: str, plots: Path | None, url: str | None, as_json: bool) -
             if fmr <= 2e-2
         ]
         print_table(("FMR", "threshold", "95 % interval"), [*rows], empty="")
+
+
+def _cost(cllr: float | None, least: float | None) -> str:
+    """What the likelihood ratios cost in bits, and what they would if they were right throughout, where it is known."""
+    return "" if cllr is None or least is None else f"; Cllr {cllr:.4f} bits, minCllr {least:.4f}"
 
 
 def _send(url: str | None, method: str, where: str, **request: Any) -> dict[str, Any]:
@@ -209,7 +215,7 @@ async def _labelled(settings: Settings, store: ModelStore, manifest: Manifest, f
 def _print(record: CalibrationRecord, manifest: Manifest) -> None:
     say(
         f"{manifest.name} {manifest.version}: {record.people:,} people, {record.mated_pairs:,} mated and "
-        f"{record.impostor_pairs:,} impostor pairs"
+        f"{record.impostor_pairs:,} impostor pairs{_cost(record.cllr, record.min_cllr)}"
     )
     rows = [
         (f"{fmr:.1e}", f"{threshold:.3f}", f"{100 * fnmr:.2f} %")

@@ -1,9 +1,12 @@
+import time
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from service import app
 from service.gallery import galleries
-from tests.conftest import assert_problem
+from service.recognition.visits import forget_old
+from tests.conftest import Gallery, assert_problem, running
 
 
 def told(service, gallery, **body):
@@ -78,6 +81,28 @@ def in_an_hour():
 def test_a_visit_that_cannot_be_is_refused(service, gallery, anna, body, status, code):
     assert_problem(told(service, gallery, **body), status, code)
     assert count(service, gallery) == 0
+
+
+def test_a_visit_is_forgotten_once_it_is_older_than_is_set(tmp_path, monkeypatch):
+    monkeypatch.setattr(app, "EXPIRY_SECONDS", 0.05)
+    with running(tmp_path, visit_days=10) as service:
+        service.post("/v1/galleries", json={"name": "staff"})
+        staff = Gallery(service, "staff")
+        for days in (9, 11, 300):
+            at = (datetime.now(UTC) - timedelta(days=days)).isoformat()
+            assert told(service, staff, person=None, time=at).status_code == 201
+        deadline = time.monotonic() + 20
+        while count(service, staff) > 1 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        time.sleep(0.2)
+        assert count(service, staff) == 1
+
+
+def test_what_is_not_old_enough_stays(service, gallery):
+    told(service, gallery, person=None, time=(datetime.now(UTC) - timedelta(days=399)).isoformat())
+    told(service, gallery, person=None, time=(datetime.now(UTC) - timedelta(days=401)).isoformat())
+    service.portal.call(forget_old, service.product)
+    assert count(service, gallery) == 1
 
 
 def test_a_gallery_that_is_not_there_has_no_visits(service):

@@ -154,3 +154,51 @@ def test_a_measurement_ends_between_two_pieces_once_the_service_stops(tmp_path):
             own.measure(service.product, record)
         with service.product.catalog.read() as reading:
             assert calibrations.newest(reading, record.pk) is None
+
+
+def versions(product, record):
+    with product.catalog.read() as reading:
+        found = calibrations.newest(reading, record.pk)
+    return (0, 0) if found is None else (found.version, found.people)
+
+
+def eventually(probe, wanted, seconds=30):
+    deadline = time.monotonic() + seconds
+    while (seen := probe()) != wanted and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert seen == wanted
+
+
+def test_a_gallery_that_has_grown_by_as_much_as_is_set_is_measured_in_the_background(tmp_path, monkeypatch):
+    monkeypatch.setattr(app, "EXPIRY_SECONDS", 0.05)
+    with running(tmp_path, measure_growth=0.1) as service:
+        service.post("/v1/galleries", json={"name": "staff"})
+        record = enrolled(service.product, "staff", strangers())
+        eventually(lambda: versions(service.product, record), (1, PEOPLE))
+        enrolled_more(service.product, "staff", PEOPLE, PEOPLE + 40)
+        time.sleep(0.5)
+        assert versions(service.product, record) == (1, PEOPLE)
+        enrolled_more(service.product, "staff", PEOPLE + 40, PEOPLE + 60)
+        eventually(lambda: versions(service.product, record), (2, PEOPLE + 60))
+        eventually(lambda: service.product.calibrated.version(record.pk), 2)
+
+
+def test_a_growth_of_zero_measures_nothing_in_the_background(tmp_path, monkeypatch):
+    monkeypatch.setattr(app, "EXPIRY_SECONDS", 0.05)
+    with running(tmp_path, measure_growth=0) as service:
+        service.post("/v1/galleries", json={"name": "staff"})
+        record = enrolled(service.product, "staff", strangers())
+        time.sleep(1)
+        assert versions(service.product, record) == (0, 0)
+
+
+def test_all_galleries_that_are_due_are_measured_and_no_others(service, gallery):
+    small = f"{gallery.name}-small"
+    service.post("/v1/galleries", json={"name": small})
+    few = enrolled(service.product, small, strangers(20))
+    record = enrolled(service.product, gallery.name, strangers())
+    assert own.measure_due(service.product, 0.25, rest=0.0) >= 1
+    assert versions(service.product, record) == (1, PEOPLE)
+    assert versions(service.product, few) == (0, 0)
+    assert own.measure_due(service.product, 0.25, rest=0.0) == 0
+    service.delete(f"/v1/galleries/{small}")
