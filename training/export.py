@@ -21,6 +21,7 @@ from tempfile import TemporaryDirectory
 import onnx
 import torch
 
+from service.artifact.card import card
 from service.artifact.files import write_atomic
 from service.artifact.importing import Preprocessing, import_model
 from service.artifact.manifest import FileEntry, Licence, Manifest, Provenance, Variant
@@ -29,7 +30,6 @@ from service.errors import ModelExistsError, VultusError
 from service.vision import choice, engines
 from training import variants
 from training.backbones import SIDE, Recogniser
-from training.card import card
 from training.data import Source, open_source
 from training.embed import of_network, of_onnx
 from training.errors import DataError

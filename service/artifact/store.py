@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from service.artifact.card import card
 from service.artifact.files import sha256, write_atomic
 from service.artifact.manifest import FileEntry, Manifest, Variant, manifest_text, read_manifest
 from service.errors import FetchError, ManifestError, ModelDamagedError, ModelMissingError, ModelNotFoundError
@@ -152,6 +153,13 @@ class ModelStore:
         """Place a new artifact: its file first, its manifest last, so that a kill leaves no half artifact in use."""
         write_atomic(self.folder / manifest.name / manifest.file.name, data)
         write_atomic(self.folder / manifest.name / "manifest.json", manifest_text(manifest).encode())
+
+    def change(self, manifest: Manifest) -> None:
+        """Write a model's manifest anew, and its card where it has one."""
+        folder = self.folder / manifest.name
+        write_atomic(folder / "manifest.json", manifest_text(manifest).encode())
+        if (folder / "card.md").exists():
+            write_atomic(folder / "card.md", card(manifest).encode())
 
 
 def _entries(manifest: Manifest) -> list[FileEntry]:

@@ -138,9 +138,7 @@ def _send(url: str | None, method: str, where: str, **request: Any) -> dict[str,
 def _model(
     model: str, folder: Path | None, gallery: str | None, plots: Path | None, data: str | None, as_json: bool
 ) -> None:
-    from service.artifact.files import write_atomic  # noqa: PLC0415 - a fast start of the other commands
-    from service.artifact.manifest import manifest_text  # noqa: PLC0415 - the same
-    from service.artifact.store import ModelStore  # noqa: PLC0415 - the same
+    from service.artifact.store import ModelStore  # noqa: PLC0415 - a fast start of the other commands
     from service.recognition import calibrate as calibrating  # noqa: PLC0415 - the same
     from service.settings import load_settings  # noqa: PLC0415 - the same
 
@@ -156,8 +154,7 @@ def _model(
     for file, reason in labelled.skipped.items():
         note(f"skipped {file}: {reason}")
     record, figures = calibrating.calibrate(labelled, data=data or told)
-    changed = manifest.model_copy(update={"calibration": record})
-    write_atomic(store.folder / model / "manifest.json", manifest_text(changed).encode())
+    store.change(manifest.model_copy(update={"calibration": record}))
     if plots is not None:
         plot(plots, model, asdict(figures))
     if as_json:

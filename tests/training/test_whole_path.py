@@ -54,7 +54,12 @@ def test_photos_of_people_become_a_model_that_the_service_identifies_with(tmp_pa
     for words in (("models", "check", "mine"), ("calibrate", "mine", str(tmp_path / "held-out"))):
         done = vultus(*words, data=tmp_path / "data", models=models.folder)
         assert done.returncode == 0, done.stdout + done.stderr
-    assert models.manifest("mine").calibration is not None
+    record = models.manifest("mine").calibration
+    assert record is not None
+    assert (
+        f"| calibrated | on photos in held-out, {record.people} people"
+        in (models.folder / "mine" / "card.md").read_text()
+    )
 
     with running(tmp_path / "data", models=models.folder, recognition_model="mine", min_quality=0) as service:
         gallery = Gallery(service, "office")

@@ -12,6 +12,7 @@ def card(manifest: Manifest) -> str:
     if manifest.calibration is not None:
         record = manifest.calibration
         calibrated = f"on {record.data}, {record.people} people, {record.date}"
+    told = any(name.endswith("_accuracy") for name in manifest.measured)
     return (
         f"# {manifest.name} {manifest.version}\n\n"
         f"Turns aligned faces into embeddings of {manifest.dim} numbers.\n\n"
@@ -24,8 +25,8 @@ def card(manifest: Manifest) -> str:
         f"| code | {manifest.provenance.commit} |\n"
         f"| calibrated | {calibrated} |\n\n"
         f"{_files(manifest)}\n"
-        f"Measured on crops that other people took in other places; how often it is wrong where it is used is for\n"
-        f"`vultus calibrate` to say, on photos from there.\n"
+        f"{'Accuracy is of the set in its name' if told else 'No accuracy was measured'}; how often the model is wrong "
+        f"where it is used is for\n`vultus calibrate` to say, on photos from there.\n"
     )
 
 
