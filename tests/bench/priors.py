@@ -7,7 +7,8 @@ measured; what a change of the gallery costs is measured on a real catalog (`pri
 
 Arms in which strangers are counted (`priors_strangers`): the history is right; the homes on file are wrong for a fifth
 of the people; half of the regulars of each device have changed since; neighbours look alike, with a scale of their own
-and, in safe mode, without; every stranger claims to be somebody; and every stranger types digits when asked.
+and, in safe mode, without; every stranger claims to be somebody, or says to be at a device of somebody's own; and every
+stranger types digits when asked. Each is counted in safe mode as well.
 """
 
 from __future__ import annotations

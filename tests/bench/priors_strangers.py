@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from service.identify.budget import Budget, floors, share_out
 from service.identify.calibration import Calibration
 from service.identify.planner import ASK_SHARE, Rule, Tier, in_order, look
-from service.identify.prior import claimed, digits_given
+from service.identify.prior import digits_given
 from tests.bench.priors_scores import NOBODY, SHIFT, Lucky, Scorer, scale
-from tests.bench.priors_world import HABITS, REGULARS, Plan, World, plan
+from tests.bench.priors_world import HABITS, REGULARS, Plan, World, own_device, plan, said
 from tests.bench.report import Report, note
 
 DIGITS, SLIP = 4, 0.02
@@ -37,18 +37,21 @@ class Strangers:
     def arms(self) -> None:
         """FPIR over its target in every arm, with a 95 % interval."""
         astray, changed = wrong_homes(self.made), replace_regulars(self.made)
-        every: dict[str, Callable[[], Iterator[tuple[int, int]]]] = {
-            "intact": lambda: self.everywhere(self.made, self.intact),
-            "wrong homes": lambda: self.everywhere(astray, self.planned(astray)),
-            "drift": lambda: self.everywhere(changed, self.intact),
-            "look-alikes": lambda: self.look_alikes(self.planned(self.made, near=self.alike), safe=False),
-            "look-alikes, safe": lambda: self.look_alikes(self.intact, safe=True),
-            "spoofed claim": self.spoofed,
-            "digits": self.with_digits,
+        planned, alike = self.planned(astray), self.planned(self.made, near=self.alike)
+        every: dict[str, Callable[[bool], Iterator[tuple[int, int]]]] = {
+            "intact": lambda safe: self.everywhere(self.made, self.intact, safe=safe),
+            "wrong homes": lambda safe: self.everywhere(astray, planned, safe=safe),
+            "drift": lambda safe: self.everywhere(changed, self.intact, safe=safe),
+            # Safe mode is for those who have no scale of their own for neighbours.
+            "look-alikes": lambda safe: self.look_alikes(self.intact if safe else alike, safe=safe),
+            "spoofed claim": lambda safe: self.spoofed(self.claims(), safe=safe),
+            "spoofed device": lambda safe: self.spoofed(self.devices_of_others(), safe=safe),
+            "digits": lambda safe: self.with_digits(safe=safe),
         }
-        for arm, run in every.items():
-            note(f"strangers, {arm} ...")
-            counted = np.array(list(run()))
+        for arm, safe in ((arm, safe) for arm in every for safe in (False, True)):
+            name = f"{arm}, safe" if safe else arm
+            note(f"strangers, {name} ...")
+            counted = np.array(list(every[arm](safe)))
             errors, searches = int(counted[:, 0].sum()), int(counted[:, 1].sum())
             low, high = poisson_interval(errors)
             unit = searches * self.alpha
@@ -56,7 +59,7 @@ class Strangers:
                 "fpir_over_target",
                 round(errors / unit, 3),
                 "x",
-                arm=arm,
+                arm=name,
                 low=round(low / unit, 2),
                 high=round(high / unit, 2),
                 errors=errors,
@@ -85,10 +88,10 @@ class Strangers:
             found += answer.decision == "match"
         return found, count
 
-    def everywhere(self, world: World, plans: dict[int, Plan]) -> Iterator[tuple[int, int]]:
+    def everywhere(self, world: World, plans: dict[int, Plan], *, safe: bool) -> Iterator[tuple[int, int]]:
         """Strangers who do nothing in particular."""
         for here in plans.values():
-            yield self.taken(world, here, self.strangers // len(plans))
+            yield self.taken(world, here, self.strangers // len(plans), safe=safe)
 
     def look_alikes(self, plans: dict[int, Plan], *, safe: bool) -> Iterator[tuple[int, int]]:
         """Strangers who look more like those that live or come here."""
@@ -96,27 +99,36 @@ class Strangers:
             near = np.union1d(self.made.living[int(self.made.where[device])], here.budget.prior.rows)
             yield self.taken(self.made, here, self.strangers // len(plans), near, safe=safe)
 
-    def spoofed(self) -> Iterator[tuple[int, int]]:
-        """Strangers who each claim to be somebody."""
+    def claims(self) -> Iterator[Plan]:
+        """What is expected where somebody claims to be somebody, at each device."""
         for here in self.intact.values():
             for target in self.random.integers(0, self.made.people, CLAIMS).tolist():
-                limits, before = floors(self.alpha, self.made.people), claimed(here.budget.prior, target)
-                budget = share_out(before, here.budget.scales, self.alpha, limits, insist=True)
-                said = Plan(budget, [Tier("claim", np.array([target])), *here.tiers])
-                yield self.taken(self.made, said, self.strangers // (CLAIMS * len(self.devices)))
+                yield said(here.budget.prior, here.budget.scales, here.tiers, target, self.alpha)
 
-    def with_digits(self) -> Iterator[tuple[int, int]]:
+    def devices_of_others(self) -> Iterator[Plan]:
+        """What is expected where somebody says to be at a device of somebody's own."""
+        for owner in self.random.integers(0, self.made.people, CLAIMS * len(self.devices)).tolist():
+            yield own_device(self.made, owner, self.usual, self.alpha)
+
+    def spoofed(self, plans: Iterator[Plan], *, safe: bool) -> Iterator[tuple[int, int]]:
+        """Strangers who each say what is not so."""
+        for here in plans:
+            yield self.taken(self.made, here, self.strangers // (CLAIMS * len(self.devices)), safe=safe)
+
+    def with_digits(self, *, safe: bool) -> Iterator[tuple[int, int]]:
         """Strangers who are taken for somebody at the first look, or at the second with whatever digits they type."""
-        count, asking = self.strangers // (TYPED * len(self.devices)), replace(self.rule, digits=DIGITS)
+        count, rule = self.strangers // (TYPED * len(self.devices)), replace(self.rule, safe=safe)
+        asking = replace(rule, digits=DIGITS)
         for here in self.planned(self.made, share=1 - ASK_SHARE).values():
             for _ in range(TYPED):
-                found, _ = self.taken(self.made, here, count)
+                found, _ = self.taken(self.made, here, count, safe=safe)
                 after = second(here, typed(self.made, self.random, -1), self.alpha)
-                for forced in Lucky(self.made, after.budget, self.dimension).of(count, self.random):
+                least = strict(after.budget, rule) if safe else after.budget
+                for forced in Lucky(self.made, least, self.dimension).of(count, self.random):
                     probe = Scorer(self.made, self.random, self.dimension, -1, forced=forced)
                     first = look(here.budget, asking, HABITS, here.tiers, probe.score, probe.search, top=5)
                     if first.decision == "ask":
-                        answer = look(after.budget, self.rule, HABITS, after.tiers, probe.score, probe.search, top=5)
+                        answer = look(after.budget, rule, HABITS, after.tiers, probe.score, probe.search, top=5)
                         found += answer.decision == "match"
                 yield found, count
 

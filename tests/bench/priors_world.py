@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from service.identify.budget import Budget, Scales, floors, share_out
+from service.identify.budget import Budget, Scales, claiming, floors, share_out
 from service.identify.calibration import Calibration
 from service.identify.planner import Tier, in_order
-from service.identify.prior import Habits, Level, prior, recency, residents, unknown_share
+from service.identify.prior import Habits, Level, Prior, claimed, prior, recency, residents, unknown_share
 from service.identify.travel import Gravity, affinity, mapped
 
 SIDE_KM = 300.0
@@ -127,18 +127,41 @@ class Plan:
 
 def plan(made: World, device: int, near: Calibration, far: Calibration, alpha: float, whole: float) -> Plan:
     """The prior, the budget and the tiers of a device; `whole` is the rate that `alpha` is a share of."""
-    region = int(made.where[device])
     own = _level(made.rows[device], made.days[device])
+    unknown = unknown_share(float((made.rows[device] < 0).sum()), VISITS, HABITS)
+    before, scales, tiers = _before(made, int(made.where[device]), own, unknown, near, far)
+    budget = share_out(before, scales, alpha, floors(whole, made.people), insist=True)
+    return Plan(budget, in_order(tiers, budget))
+
+
+def own_device(made: World, owner: int, scale: Calibration, alpha: float) -> Plan:
+    """The same of a device that is somebody's own, at home, and that nobody else was ever seen at."""
+    own = Level(np.array([owner]), np.array([40.0]), np.array([1.0]))
+    unknown = unknown_share(0.0, 40.0, HABITS)
+    before, scales, tiers = _before(made, int(made.homes[owner]), own, unknown, scale, scale)
+    return said(before, scales, tiers, owner, alpha)
+
+
+def said(before: Prior, scales: Scales, tiers: list[Tier], person: int, alpha: float) -> Plan:
+    """What is expected once somebody claims to be a person, as the service plans it."""
+    limits = floors(alpha, len(before.residents.rows))
+    usual = share_out(before, scales, alpha, limits, insist=True).thresholds(np.array([person]))
+    limits = claiming(limits, person, float(scales.near.survival(usual)[0]))
+    budget = share_out(claimed(before, person), scales, alpha, limits, insist=True)
+    return Plan(budget, in_order([Tier("claim", np.array([person])), *tiers], budget))
+
+
+def _before(
+    made: World, region: int, own: Level, unknown: float, near: Calibration, far: Calibration
+) -> tuple[Prior, Scales, list[Tier]]:
     beside = made.where == region
     cell = _level(made.rows[beside].ravel(), made.days[beside].ravel())
     towards = affinity(made.map, region, made.travelled[:, region], made.travelled.sum(axis=1), GRAVITY)
-    strangers = float((made.rows[device] < 0).sum())
-    before = prior([own, cell], made.residents, towards, unknown_share(strangers, VISITS, HABITS), HABITS)
+    before = prior([own, cell], made.residents, towards, unknown, HABITS)
     local = np.arange(len(made.lat)) == region
     excess = max(1.0, near.mean_likelihood(), far.mean_likelihood())
-    budget = share_out(before, Scales(near, far, local, excess), alpha, floors(whole, made.people), insist=True)
     tiers = [Tier("device", own.rows), Tier("cell", cell.rows), Tier("region", made.living[region])]
-    return Plan(budget, in_order(tiers, budget))
+    return before, Scales(near, far, local, excess), tiers
 
 
 def _level(rows: NDArray[np.int64], days: NDArray[np.float64]) -> Level:

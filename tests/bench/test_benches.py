@@ -7,10 +7,13 @@ import sys
 import numpy as np
 import pytest
 
+from service.identify.planner import Rule
 from tests.bench.backup import GROUP, measure
 from tests.bench.crowd import BLOCK, STRATA, crowd_of, probes_of, stratum_of
 from tests.bench.lfw import accuracy_of_fold, all_pairs, open_set
 from tests.bench.priors_reliability import Told, deciles
+from tests.bench.priors_strangers import Strangers
+from tests.bench.priors_world import world
 from tests.bench.report import Report
 
 
@@ -110,6 +113,24 @@ def test_probes_have_the_cosine_of_their_stratum_and_rivals_are_the_best_of_all_
 
 def test_a_cosine_belongs_to_the_highest_stratum_below_it():
     assert [stratum_of(cosine) for cosine in (0.34, 0.35, 0.449, 0.9)] == [None, 0.35, 0.4, 0.6]
+
+
+def test_strangers_are_counted_in_safe_mode_too_and_there_never_above_the_rate(capsys):
+    Strangers(Report("priors"), world(5_000, 10, 40), [1, 2, 3], 120, 0.03, 6_000, Rule()).arms()
+    told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    arms = [
+        "intact",
+        "wrong homes",
+        "drift",
+        "look-alikes",
+        "spoofed claim",
+        "spoofed device",
+        "digits",
+    ]
+    assert [each["arm"] for each in told] == [name for arm in arms for name in (arm, f"{arm}, safe")]
+    for each in told:
+        assert each["searches"] >= 5_990
+        assert each["low"] <= (0.5 if each["arm"].endswith("safe") else 1.0), each
 
 
 def test_reliability_weighs_those_who_stand_for_many_and_leaves_small_deciles_out():
