@@ -69,9 +69,10 @@ def test_a_group_in_which_one_fails_is_undone(wanted):
 
 
 def test_those_who_wait_are_committed_together_and_one_that_fails_fails_alone(wanted, call):
-    gate, revisions = threading.Event(), []
+    begun, gate, revisions = threading.Event(), threading.Event(), []
 
     def hold(_tx, added, _alike):
+        begun.set()
         gate.wait(10)
         revisions.append(added.revision)
 
@@ -80,7 +81,7 @@ def test_those_who_wait_are_committed_together_and_one_that_fails_fails_alone(wa
 
     async def at_once(product):
         first = asyncio.create_task(product.keeping.submit(wanted("first", tell=hold)))
-        await asyncio.sleep(0.05)
+        assert await asyncio.to_thread(begun.wait, 10)
         good = [asyncio.create_task(product.keeping.submit(wanted(f"good{number}"))) for number in range(3)]
         await asyncio.sleep(0.05)
         asyncio.get_running_loop().call_soon(gate.set)
