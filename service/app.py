@@ -241,7 +241,9 @@ def _indexes(settings: Settings, folder: DataFolder, catalog: Catalog, streams: 
         from service.gallery.index.milvus import MilvusIndexes  # noqa: PLC0415
         from service.gallery.index.milvus_server import MilvusServer  # noqa: PLC0415
     except ImportError as error:
-        raise SettingsError("VULTUS_INDEX=milvus needs the extra `milvus`: pip install 'vultus[milvus]'") from error
+        raise SettingsError(
+            "VULTUS_INDEX=milvus needs the extra `milvus`: pip install -c deploy/constraints.txt -e '.[milvus]'"
+        ) from error
     return MilvusIndexes(MilvusServer(settings.milvus, settings.milvus_token), catalog)
 
 

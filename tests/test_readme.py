@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -202,3 +203,13 @@ def text_pattern(shown: str) -> re.Pattern[str]:
     """What a printed text, masked, must match."""
     lines = [r"[\s\S]*" if line == "..." else re.escape(line) for line in masked(shown).splitlines()]
     return re.compile("\n".join(lines))
+
+
+def test_extras_are_installed_from_the_checkout_and_exist():
+    told = [*CHECKOUT.glob("*.md"), *CHECKOUT.glob("training/*.md"), *CHECKOUT.glob("service/**/*.py")]
+    extras = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    installs = [found for file in told for found in re.findall(r"pip install (.*?)(\S+)\[([\w,]+)\]", file.read_text())]
+    assert len(installs) >= 6
+    for options, what, names in installs:
+        assert (options, what) in {("-c deploy/constraints.txt -e ", "'."), ("-c deploy/constraints.txt ", "'.")}
+        assert set(names.split(",")) <= extras.keys()

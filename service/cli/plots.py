@@ -36,7 +36,8 @@ def plot(folder: Path, name: str, figures: dict[str, Any]) -> None:
         from matplotlib.figure import Figure  # noqa: PLC0415 - an extra of its own
     except ImportError as error:
         raise PlotsError(
-            f"plots need matplotlib: pip install 'vultus[plots]'; their numbers are in {folder / name}.json"
+            "plots need the extra `plots`: pip install -c deploy/constraints.txt -e '.[plots]'; "
+            f"their numbers are in {folder / name}.json"
         ) from error
     page = Figure(figsize=(13, 4), layout="constrained")
     scores, det, reliability = page.subplots(1, 3)

@@ -202,7 +202,7 @@ def _parquet(path: Path) -> Iterator[Mapping[str, Any]]:
         import pyarrow.parquet  # noqa: PLC0415 - the same
     except ImportError as error:
         raise ImportManifestError(
-            "Parquet manifests are read only where the package pyarrow is installed: pip install vultus[parquet]"
+            "Parquet manifests need the extra `parquet`: pip install -c deploy/constraints.txt -e '.[parquet]'"
         ) from error
     try:
         with pyarrow.parquet.ParquetFile(path) as file:

@@ -120,7 +120,7 @@ def cuda(path: Path, *, streams: int = 1) -> Engine:
     import onnxruntime as ort  # noqa: PLC0415 - large, and not every process needs it
 
     if "CUDAExecutionProvider" not in ort.get_available_providers():
-        raise EngineAbsentError("the engine cuda needs onnxruntime-gpu and an NVIDIA driver (install vultus[gpu])")
+        raise EngineAbsentError("the engine cuda needs onnxruntime-gpu and an NVIDIA driver (the extra `gpu`)")
     ort.preload_dlls()  # CUDA and cuDNN come as wheels, which the loader does not look into
     session = _session(path.read_bytes(), ["CUDAExecutionProvider", "CPUExecutionProvider"], streams)
     if session.get_providers()[0] != "CUDAExecutionProvider":
@@ -162,7 +162,7 @@ def openvino(path: Path, *, streams: int = 1, name: str = "openvino", precision:
     try:
         import openvino as ov  # noqa: PLC0415 - an optional engine, loaded when it is asked for
     except ImportError as error:
-        raise EngineAbsentError("the engine openvino is not installed (install vultus[cpu])") from error
+        raise EngineAbsentError("the engine openvino is not installed (the extra `cpu`)") from error
     core = ov.Core()
     if precision == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         raise EngineAbsentError("this CPU does not compute in bf16")

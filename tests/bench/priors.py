@@ -76,6 +76,7 @@ def main() -> None:
     options.add_argument("--certainty", type=float, default=Rule().certainty, help="least posterior of a match")
     options.add_argument("--embeddings", type=Path, help="file that keeps the embeddings of LFW between runs")
     options.add_argument("--only", choices=PARTS, help="only this part")
+    options.add_argument("--out", type=Path, help="folder for plots")
     asked = options.parse_args()
     size = QUICK if asked.quick else FULL
     size = replace(

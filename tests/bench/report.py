@@ -48,7 +48,6 @@ def parser(description: str) -> argparse.ArgumentParser:
     options = argparse.ArgumentParser(description=description)
     options.add_argument("--quick", action="store_true", help="within a minute, from less data")
     options.add_argument("--data", type=Path, help="folder that holds lfw/ (default: ../shared/data)")
-    options.add_argument("--out", type=Path, help="folder for plots")
     return options
 
 

@@ -59,6 +59,7 @@ def main() -> None:
     options.add_argument("--every", type=int, default=1, help="of the probes that were kept, one of so many is asked")
     options.add_argument("--copies", type=int, default=1, help="of the crowd, each turned another way (see copies.py)")
     options.add_argument("--folder", type=Path, help="where what is built is kept")
+    options.add_argument("--out", type=Path, help="folder for plots")
     options.add_argument("--build", action="store_true", help="build and end")
     options.add_argument("--peers", type=int, default=0, help="compare with other indexes over so many people, and end")
     options.add_argument(

@@ -23,6 +23,13 @@ Rate = Annotated[float, Field(gt=0, lt=1)]
 """An error rate."""
 
 
+QUALITY: Final = (
+    "how good the face is for recognition, 0 to 1: the product of its size, sharpness, pose, exposure and how sure the "
+    "detector is of it, each from 0 to 1"
+)
+"""What `quality` is in answers."""
+
+
 def example(value: dict[str, Any]) -> ConfigDict:
     """The configuration of a body that takes no unknown members and shows an example."""
     return ConfigDict(extra="forbid", json_schema_extra={"examples": [value]})

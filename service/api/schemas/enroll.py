@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from service.api.schemas.common import BoxOut, example
+from service.api.schemas.common import QUALITY, BoxOut, example
 
 
 class EnrollJson(BaseModel):
@@ -16,7 +16,9 @@ class EnrollJson(BaseModel):
 
     photo: str | list[str] = Field(default_factory=list)
     embedding: str | list[str] = Field(default_factory=list)
-    quality: Annotated[float, Field(ge=0, le=1, description="of the embeddings' faces")] = 0.5
+    quality: Annotated[
+        float, Field(ge=0, le=1, description="of the embeddings' faces, as enrolling their photos would tell it")
+    ] = 0.5
 
 
 class ResemblanceOut(BaseModel):
@@ -32,7 +34,7 @@ class EnrolledOut(BaseModel):
     face: str
     photo: int
     box: BoxOut | None
-    quality: float
+    quality: Annotated[float, Field(description=QUALITY)]
     resembles: list[ResemblanceOut]
 
 

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from service.api.schemas.common import BoxOut, example
 
 
 class QualityOut(BaseModel):
-    """How well a face is seen, each in [0, 1]; `score` folds the others."""
+    """How good a face is for recognition, each in [0, 1], 1 is best."""
 
-    score: float
-    size: float
-    sharpness: float
-    pose: float
-    exposure: float
-    detection: float
+    score: Annotated[float, Field(description="the product of the others, called `quality` elsewhere")]
+    size: Annotated[float, Field(description="pixels there are")]
+    sharpness: Annotated[float, Field(description="detail there is")]
+    pose: Annotated[float, Field(description="how much the face looks into the camera")]
+    exposure: Annotated[float, Field(description="neither dark, bright, flat nor lit from one side only")]
+    detection: Annotated[float, Field(description="how sure the detector is")]
 
 
 class PhotoJson(BaseModel):

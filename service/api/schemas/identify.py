@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from service.api.schemas.common import BoxOut, Digits, FreeJson, Id, Moment, Place, Rate, example
+from service.api.schemas.common import QUALITY, BoxOut, Digits, FreeJson, Id, Moment, Place, Rate, example
 
 
 class Claims(BaseModel):
@@ -99,7 +99,7 @@ class IdentifiedOut(BaseModel):
     box: BoxOut | None = None
     landmarks: list[tuple[float, float]] | None = None
     score: float | None = None
-    quality: float | None = None
+    quality: Annotated[float | None, Field(description=QUALITY)] = None
     decision: Literal["match", "unknown", "ask"]
     person: str | None
     similarity: float | None

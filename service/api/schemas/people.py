@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final
 
 from pydantic import BaseModel, Field
 
-from service.api.schemas.common import BoxOut, Digits, FreeJson, Id, Moment, Point, example
+from service.api.schemas.common import QUALITY, BoxOut, Digits, FreeJson, Id, Moment, Point, example
 
 
 class PersonIn(BaseModel):
@@ -36,7 +36,7 @@ class FaceOut(BaseModel):
     """A face that is kept."""
 
     face: str
-    quality: float
+    quality: Annotated[float, Field(description=QUALITY)]
     box: BoxOut | None
     created_at: datetime
 
