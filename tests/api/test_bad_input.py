@@ -26,7 +26,7 @@ PHOTOS = {
     "animated GIF": (faces.animated_gif, 422, "photo_animated"),
     "animated PNG": (faces.animated_png, 422, "photo_animated"),
     "animated WebP": (faces.animated_webp, 422, "photo_animated"),
-    "0 x 0": (lambda: faces.png_of(0, 0), 422, ("photo_too_small", "photo_damaged")),
+    "0 x 0": (lambda: faces.png_of(0, 0), 422, "photo_damaged"),
     "1 x 1": (lambda: saved(Image.new("RGB", (1, 1)), "PNG"), 422, "photo_too_small"),
     "no face": (lambda: saved(faces.scene(640, 480), "JPEG"), 422, "no_face"),
     "200 faces": (functools.partial(faces.crowd, 200), 422, "too_many_faces"),
@@ -59,32 +59,25 @@ def bad_photo(request):
     return make(), status, code
 
 
-def code_among(answer, codes):
-    code = answer.json()["code"]
-    assert code in ((codes,) if isinstance(codes, str) else codes)
-    return code
-
-
 class TestPhotos:
     def test_enrolling_is_refused_with_the_reason(self, unharmed, bad_photo):
         photo, _, code = bad_photo
         document = assert_problem(unharmed.enroll("bert", photo), 422, "nothing_enrolled")
         (refused,) = document["refused"]
-        assert refused["code"] in code
+        assert refused["code"] == code
         assert refused["photo"] == 0
 
     def test_identifying_is_refused(self, unharmed, bad_photo):
         photo, status, code = bad_photo
-        answer = unharmed.identify(photo)
-        assert_problem(answer, status, code_among(answer, code))
+        assert_problem(unharmed.identify(photo), status, code)
 
     def test_verifying_is_refused(self, unharmed, bad_photo):
         photo, status, code = bad_photo
         files = as_files(orl_photo(1, 1), field="photo_a") + as_files(photo, field="photo_b")
         answer = unharmed.service.post("/v1/verify", files=files)
-        assert_problem(answer, status, code_among(answer, code))
+        assert_problem(answer, status, code)
         against = unharmed.service.post(f"{unharmed.people}/anna/verify", files=as_files(photo))
-        assert_problem(against, status, code_among(against, code))
+        assert_problem(against, status, code)
 
 
 def test_two_faces_of_like_size_are_not_enrolled(unharmed):

@@ -4,7 +4,7 @@ from fastapi import FastAPI
 from service.api import problems
 from service.api.metrics import Metrics
 from service.api.middleware import Envelope
-from tests.conftest import assert_problem, driven
+from tests.conftest import Gallery, assert_problem, driven
 from tests.faces import orl_photo
 
 
@@ -51,6 +51,18 @@ def test_models_are_listed_with_licence_engine_and_calibration(service):
     )
     assert sface["engine"]["parity"] > 0.9999
     assert models["yunet"]["engine"]["rates"].keys() <= {"onnxruntime", "openvino", "cuda"}
+
+
+def test_an_engine_that_was_measured_says_why_it_was_taken_and_recognises(start):
+    service = start(engine="auto")
+    engine = next(model["engine"] for model in service.get("/v1/models").json()["models"] if model["name"] == "sface")
+    assert engine["reason"] == "fastest"
+    assert engine["rates"][engine["name"]] >= 0.89 * max(engine["rates"].values())
+    assert service.get("/health/ready").json()["engine"] == engine["name"]
+    service.post("/v1/galleries", json={"name": "staff"})
+    gallery = Gallery(service, "staff")
+    gallery.enrolled("anna", orl_photo(1, 1))
+    assert (gallery.whose(orl_photo(1, 2)), gallery.whose(orl_photo(2, 1))) == ("anna", None)
 
 
 def count(service, line):

@@ -8,6 +8,7 @@ from service.cli import app
 from service.cli.contact_sheet import FRAMES
 from service.cli.demo_people import cast_from, outcome_of
 from service.errors import InvalidRequestError
+from tests.cli.running import typed
 from tests.faces import orl, orl_photo
 
 
@@ -49,6 +50,15 @@ def test_the_demo_finds_whom_it_enrolled_and_nobody_else(shown):
         "wrong": 0,
         "kept_out": 2,
     }
+
+
+def test_without_a_running_service_the_demo_opens_the_galleries_itself(people, data, tmp_path):
+    sheet = tmp_path / "sheet.png"
+    done = typed("demo", "--photos", str(people), "--sheet", str(sheet), "--json", data=data)
+    assert done.returncode == 0, done.stderr
+    shown = json.loads(done.stdout)
+    assert (shown["found"], shown["kept_out"]) == (6, 2)
+    assert sheet.is_file()
 
 
 def test_the_demo_verifies_a_pair(shown):
