@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service.errors import VultusError
@@ -123,6 +123,13 @@ class Settings(BaseSettings):
     snapshot_every: Annotated[int, Field(ge=1, description="revisions after which a snapshot is written")] = 5_000
     key: Annotated[str, Field(repr=False, description="API key that the command line sends to a service")] = ""
     log_level: Annotated[Literal["debug", "info", "warning", "error"], Field(description="least level logged")] = "info"
+
+    @field_validator("index_device")
+    @classmethod
+    def _is_used(cls, device: str, others: ValidationInfo) -> str:
+        if device == "cuda" and others.data.get("index") == "milvus":
+            raise ValueError("cuda is for VULTUS_INDEX=local; with milvus the server searches, on devices of its own")
+        return device
 
     @property
     def streams(self) -> int:

@@ -52,6 +52,14 @@ def test_a_value_that_is_not_allowed_is_named(monkeypatch, name, value):
         load_settings()
 
 
+def test_a_gpu_that_milvus_would_not_use_is_refused(monkeypatch):
+    monkeypatch.setenv("VULTUS_INDEX", "milvus")
+    assert load_settings().index_device == "auto"
+    monkeypatch.setenv("VULTUS_INDEX_DEVICE", "cuda")
+    with pytest.raises(SettingsError, match=r"VULTUS_INDEX_DEVICE: .*VULTUS_INDEX=local"):
+        load_settings()
+
+
 @pytest.mark.parametrize("name", Settings.model_fields)
 def test_every_setting_is_described(name):
     assert Settings.model_fields[name].description
