@@ -11,7 +11,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +119,18 @@ class Gallery:
 
     def identify(self, photo: bytes, **fields: Any) -> httpx.Response:
         return self.service.post(f"{self.path}/identify", files=as_files(photo), data=fields)
+
+    @contextmanager
+    def without_memory(self) -> Iterator[None]:
+        """No memory is left for its index."""
+        _, view = self.service.portal.call(self.service.product.gallery, self.name)
+        index = view._index
+        before = index._means
+        index._means = replace(before, memory=0)
+        try:
+            yield
+        finally:
+            index._means = before
 
     def whose(self, photo: bytes) -> str | None:
         """The person whose face a photo of one face shows, None for an unknown one."""

@@ -191,6 +191,7 @@ async def remove_face(
         record, view = await product.gallery(gallery)
 
         def remove() -> None:
+            view.require_ready(1)
             with product.catalog.write() as tx:
                 done = faces.remove(tx, record.pk, person, face)
                 keep(tx, 200, FaceRemoved(person=person, face=face, revision=done.revision))

@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from service.errors import RevisionError, StorageError
+from service.errors import RevisionError, StorageError, VultusError
 from service.gallery import galleries
 from service.gallery.catalog import Catalog
 from service.gallery.changes import fused_vectors, since
@@ -41,7 +41,7 @@ class GalleryView:
 
     Raises:
         GalleryNotFoundError: the gallery does not exist.
-        StorageError: the catalog does not answer.
+        StorageError: the catalog does not answer, or the index does not fit.
     """
 
     def __init__(
@@ -62,12 +62,17 @@ class GalleryView:
         self._closing = threading.Event()
         self._keeper: threading.Thread | None = None
         self._erased = False
+        self._without_room = 0
         self._indexes = indexes
         self._index = indexes.of(
             Owner(catalog.id, gallery_pk, gallery.model_digest, gallery.dim), newest=gallery.revision
         )
-        self._revision = self._index.kept if self._index.kept != NEVER else self._rebuild()
-        self.catch_up()
+        try:
+            self._revision = self._index.kept if self._index.kept != NEVER else self._rebuild()
+            self.catch_up()
+        except VultusError:
+            self._index.close()
+            raise
 
     @property
     def revision(self) -> int:
@@ -104,7 +109,7 @@ class GalleryView:
         Raises:
             GalleryNotFoundError: the gallery was deleted.
             RevisionError: the catalog has not reached `at_least`.
-            StorageError: the catalog does not answer.
+            StorageError: the catalog does not answer, or what was committed does not fit into the index.
         """
         if at_least is None or self._revision < at_least:
             with self._applying:
@@ -117,14 +122,21 @@ class GalleryView:
             self._keep_if_due()
         return self._revision
 
-    def require_ready(self) -> None:
-        """See `Indexes.require_ready`."""
+    def require_ready(self, more: int) -> None:
+        """Refuse, before they are committed, changes of so many people that could not be shown.
+
+        Raises:
+            IndexUnavailableError: the index is kept by a server that does not answer.
+            IndexMemoryError: they would not fit, or what was committed before them does not.
+        """
         self._indexes.require_ready()
+        self._index.require_room(more + self._without_room)
 
     def show(self, revision: int, rows: Rows, embeddings: Embeddings) -> None:
         """Let searches show people who were just committed, without reading them again.
 
-        Where an earlier revision is not shown yet everything is read instead, as `catch_up` does.
+        Whether there is room for them `require_ready` told before the commit. Where an earlier revision is not shown
+        yet everything is read instead, as `catch_up` does.
 
         Args:
             revision: of the commit, all of whose changes are given.
@@ -165,17 +177,25 @@ class GalleryView:
         with self._catalog.read() as reading:
             revision = galleries.by_pk(reading, self._gallery_pk).revision
             for rows, embeddings in fused_vectors(reading, self._gallery_pk):
-                self._index.add(rows, embeddings)
+                self._replay(rows, embeddings)
         return revision
+
+    def _replay(self, rows: Rows, embeddings: Embeddings) -> None:
+        """Add what was committed before anybody asked here whether there is room."""
+        self._without_room = len(rows)
+        self._index.require_room(len(rows))
+        self._without_room = 0
+        self._index.add(rows, embeddings)
 
     def _apply(self) -> None:
         while True:
             with self._catalog.read() as reading:
                 changes = since(reading, self._gallery_pk, self._revision, model_digest=self._model_digest)
-            if changes.rows.size:
-                self._index.add(changes.rows, changes.embeddings)
+            # Who is gone goes first, also where there is no room for who came.
             if changes.removed.size and self._index.remove(changes.removed):
                 self._erased = True
+            if changes.rows.size:
+                self._replay(changes.rows, changes.embeddings)
             self._revision = changes.revision
             if changes.revision == changes.head:
                 return

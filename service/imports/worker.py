@@ -337,8 +337,8 @@ class Worker:
         limit = product.policy.faces_per_person
 
         def alike() -> tuple[GalleryView, LookAlikes | None]:
-            product.views.require_ready()
             view = product.views.of(gallery.pk)
+            view.require_ready(len({item.entry.person for item in seen if item.entry.fault is None}))
             if job.request["look_alikes"] != "refuse":
                 return view, None
             if any(item.line is None for item in seen):

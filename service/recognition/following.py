@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
-from service.errors import NotFoundError, VultusError
+from service.errors import IndexMemoryError, NotFoundError, VultusError
 from service.gallery import calibrations, galleries
 from service.gallery.catalog import Catalog
 from service.gallery.views import Views
@@ -85,6 +85,7 @@ class Follower:
 
         Raises:
             StorageError: the catalog does not answer.
+            IndexMemoryError: a gallery does not fit into memory; all others were caught up with.
         """
         began = self._clock()
         shown = self._views.revisions()
@@ -98,14 +99,21 @@ class Follower:
             self._views.drop(pk)
         own = {pk: record for pk, record in found.items() if record.model_digest == self._model_digest}
         self._heads = {pk: record.revision for pk, record in own.items()}
+        too_large: IndexMemoryError | None = None
         for pk, record in own.items():
             if record.revision < shown.get(pk, 0):
                 # Only a restored backup takes revisions back.
                 log.warning("gallery %r went back to revision %d; its index is rebuilt", record.name, record.revision)
                 self._known.forget(record.name)
                 self._views.drop(pk)
-            with suppress(NotFoundError):  # deleted since
-                self._views.of(pk).catch_up(record.revision)
+            try:
+                with suppress(NotFoundError):  # deleted since
+                    self._views.of(pk).catch_up(record.revision)
+            except IndexMemoryError as error:
+                # The other galleries are followed nevertheless.
+                too_large = error
+        if too_large is not None:
+            raise too_large
         self._as_of = began
 
 

@@ -65,7 +65,7 @@ def keep(catalog: Catalog, group: Sequence[Wanted[Result]]) -> list[Kept[Result]
         VultusError: what any of them met; then nothing is kept.
     """
     view = group[0].view
-    view.require_ready()
+    view.require_ready(len({wanted.person for wanted in group}))
     probes = np.stack([template.embedding for wanted in group for template in wanted.templates])
     alike = view.search(probes, LOOK_ALIKES)
     ends = np.cumsum([0, *(len(wanted.templates) for wanted in group)])

@@ -172,3 +172,14 @@ def test_a_file_under_another_name_is_refused(service, gallery, field):
 def test_a_photo_sent_as_a_plain_field_is_refused(service, gallery):
     answer = service.post(f"{gallery.people}/anna/faces", data={"photo": "x"}, files={"other": b""})
     assert_problem(answer, 422, "invalid_request")
+
+
+def test_an_enrolment_that_does_not_fit_into_memory_is_refused_and_not_committed(gallery):
+    gallery.enrolled("anna", orl_photo(1, 1))
+    with gallery.without_memory():
+        assert_problem(gallery.enroll("bert", orl_photo(3, 1)), 503, "index_memory")
+        assert_problem(gallery.enroll("anna", orl_photo(1, 2)), 503, "index_memory")
+        assert gallery.state() == (1, 1, 1)
+        assert gallery.whose(orl_photo(1, 2)) == "anna"
+    assert gallery.enroll("bert", orl_photo(3, 1)).status_code == 201
+    assert gallery.state() == (2, 2, 2)

@@ -204,6 +204,16 @@ def test_a_removed_face_no_longer_counts(service, gallery, anna):
     assert_problem(service.delete(f"{anna}/faces/{enrolled[1]['face']}"), 404, "face_not_found")
 
 
+def test_without_memory_a_face_that_would_leave_others_stays_and_a_person_is_forgotten(service, gallery, anna):
+    enrolled = gallery.enrolled("anna", orl_photo(1, 1), orl_photo(3, 1))["enrolled"]
+    gallery.enrolled("bert", orl_photo(2, 1))
+    with gallery.without_memory():
+        assert_problem(service.delete(f"{anna}/faces/{enrolled[1]['face']}"), 503, "index_memory")
+        assert gallery.state() == (2, 2, 3)
+        assert service.delete(f"{gallery.people}/bert").status_code == 200
+        assert gallery.whose(orl_photo(2, 1)) is None
+
+
 def test_a_person_without_faces_stays_and_is_not_found(service, gallery, anna):
     (enrolled,) = gallery.enrolled("anna", orl_photo(1, 1))["enrolled"]
     service.delete(f"{anna}/faces/{enrolled['face']}")

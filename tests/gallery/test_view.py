@@ -4,11 +4,12 @@ import resource
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from service.errors import GalleryNotFoundError, RevisionError
+from service.errors import GalleryNotFoundError, IndexMemoryError, RevisionError
 from service.gallery import changes, faces, forgetting, galleries, people
 from service.gallery.catalog import Catalog
 from service.gallery.index.indexes import LocalIndexes
@@ -383,3 +384,33 @@ def test_an_older_commit_that_is_shown_late_undoes_nothing(enrol, open_view, tru
     view.show(first.revision, np.array([first.person.pk]), first.fused[None])
     assert view.revision == 2
     assert shows(view, truth())
+
+
+def test_what_was_committed_elsewhere_and_does_not_fit_is_refused_until_it_does(enrol, forget, open_view, truth):
+    view = open_view()
+    enrol("anna")
+    view.catch_up()
+    forget("anna")
+    enrol("bert")
+    means = view._index.inner._means
+    view._index.inner._means = replace(means, memory=0)
+    for _ in range(2):
+        with pytest.raises(IndexMemoryError):
+            view.catch_up()
+    assert (view.revision, len(view)) == (1, 0)  # who is gone is gone at once
+    with pytest.raises(IndexMemoryError):
+        view.require_ready(0)
+    view._index.inner._means = means
+    view.catch_up()
+    view.require_ready(0)
+    assert shows(view, truth())
+
+
+def test_a_gallery_that_does_not_fit_is_not_opened_and_leaves_nothing_behind(catalog, gallery, enrol, path):
+    enrol("anna")
+    indexes = LocalIndexes(path.parent, allowed=0)
+    with pytest.raises(IndexMemoryError):
+        GalleryView(catalog, gallery.pk, indexes, snapshot_every=1000)
+    indexes.settle()
+    assert not list(path.parent.glob("1.*"))
+    indexes.close()

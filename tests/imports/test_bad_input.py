@@ -3,6 +3,7 @@
 import io
 import json
 import tarfile
+import time
 
 import numpy as np
 import pytest
@@ -236,3 +237,18 @@ def test_imports_and_reports_are_forgotten_after_their_time(gallery, importing, 
         assert imports.forget_before(tx, tx.now) >= 1
     assert_problem(importing.get(f"{gallery.path}/imports/{job['import']}"), 404, "import_not_found")
     assert gallery.state()[1:] == (1, 1)
+
+
+def test_an_import_that_does_not_fit_into_memory_waits_with_nothing_committed(gallery, root):
+    np.save(root / "three.npy", np.eye(3, 128, dtype=np.float32))
+    (root / "three.csv").write_text("person\nanna\nbert\ncarl\n")
+    with gallery.without_memory():
+        begun = gallery.begin_ready("three.csv", "three.npy").json()["import"]
+        deadline = time.monotonic() + 30
+        while (trouble := gallery.job(begun)["trouble"]) is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        assert trouble["code"] == "index_memory"
+        assert gallery.state() == (0, 0, 0)
+    assert gallery.ended(begun)["outcomes"]["enrolled"] == 3
+    assert gallery.state()[1:] == (3, 3)

@@ -1,11 +1,12 @@
 """A replica follows what others change in one catalog."""
 
 import asyncio
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from service.errors import StorageError
+from service.errors import IndexMemoryError, StorageError
 from service.gallery import calibrations, faces, forgetting, galleries
 from service.gallery.catalog import Catalog
 from service.gallery.index.indexes import LocalIndexes
@@ -212,3 +213,19 @@ def test_a_catalog_that_cannot_be_followed_is_tried_again_and_told_once(caplog):
 
     asyncio.run(some_looks())
     assert (caplog.text.count("away"), caplog.text.count("followed again")) == (1, 1)
+
+
+def test_a_gallery_that_does_not_fit_into_memory_holds_up_no_other(others, replica):
+    first, second = create(others, "first"), create(others, "second")
+    replica.follower.look()
+    index = replica.views.of(first)._index
+    roomy, index._means = index._means, replace(index._means, memory=0)
+    for pk in (first, second):
+        enrol(others, pk, "anna")
+    with pytest.raises(IndexMemoryError):
+        replica.follower.look()
+    assert replica.views.revisions() == {first: 0, second: 1}
+    assert replica.follower.lag().revisions == 1
+    index._means = roomy
+    replica.follower.look()
+    assert replica.views.revisions() == {first: 1, second: 1}

@@ -28,7 +28,7 @@ class Unfinished(Protocol):
     """What the builder works on."""
 
     def build(self) -> bool:
-        """Do one piece of what is due, and say whether there was any."""
+        """Do one piece of what is due, and say whether there was any; where it fails, it is asked again later."""
 
 
 class Builder:
@@ -83,6 +83,10 @@ class Builder:
                 pass
             except (StorageError, SnapshotError) as error:
                 log.warning("an index could not be built on: %s", error.detail)
+                again = time.monotonic() + AGAIN_SECONDS
+            except Exception:
+                # Whatever it was, the other indexes need this thread, and whoever closes this one waits for it.
+                log.exception("an index could not be built on")
                 again = time.monotonic() + AGAIN_SECONDS
             with self._changed:
                 self._current = None

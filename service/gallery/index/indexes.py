@@ -62,7 +62,7 @@ class LocalIndexes:
         return LocalIndex(owner, self._folder, newest, self._means)
 
     def require_ready(self) -> None:
-        """See `Indexes.require_ready`; memory always answers."""
+        """See `Indexes.require_ready`; there is no server that could be gone."""
 
     def drop(self, gallery_pk: int) -> None:
         """See `Indexes.drop`."""

@@ -151,12 +151,14 @@ class LocalIndex:
         """See `VectorIndex`."""
         return self._state.living
 
-    def add(self, rows: Rows, embeddings: ArrayLike) -> None:
-        """See `VectorIndex.add`; waits where the builder has fallen far behind.
+    def require_room(self, count: int) -> None:
+        """See `VectorIndex.require_room`: for them, and for sealing all that has grown, without which it only grows."""
+        waiting = 0 if self._sealing else self._state.growing.length
+        more = memory.needed(self.dim, 0, count) + memory.to_seal(self.dim, waiting + count)
+        memory.require(more, self._means.memory)
 
-        Raises:
-            IndexMemoryError: it would not fit into the memory that is allowed.
-        """
+    def add(self, rows: Rows, embeddings: ArrayLike) -> None:
+        """See `VectorIndex.add`; waits where the builder has fallen far behind."""
         vectors = checked(embeddings, self.dim)
         keys = np.asarray(rows, dtype=np.int64)
         if keys.shape != vectors.shape[:1] or (keys < 0).any():
@@ -164,7 +166,6 @@ class LocalIndex:
         last = len(keys) - 1 - np.unique(keys[::-1], return_index=True)[1]
         with self._changing:
             self._changing.wait_for(self._has_room)
-            memory.require(memory.needed(self.dim, 0, len(last)), self._means.memory)
             self._state = self._dense(self._state.with_added(keys[last], vectors[last]))
         if self._due() is not None:
             self._means.builder.ask(self)
@@ -244,24 +245,25 @@ class LocalIndex:
         """Do one piece of what is due, and say whether there was any; called by the builder alone.
 
         Raises:
-            StorageError: the disk refuses; it is tried again later.
+            StorageError: the disk or memory does not suffice; it is tried again later.
             Cancelled: the index was closed.
         """
-        self._state.directory.prepare()
-        self._measure()
-        due = self._due()
-        if due is None:
-            if self._built:
-                self._built = False
-                give_back()
-            return False
-        self._built = True
         try:
+            self._state.directory.prepare()
+            self._measure()
+            due = self._due()
+            if due is None:
+                if self._built:
+                    self._built = False
+                    give_back()
+                return False
+            self._built = True
             if due:
                 self._merge(due)
             else:
                 self._seal()
-        except StorageError:
+        except Exception:
+            # Who waits to add something must not wait for what may never come about.
             with self._changing:
                 self._stuck = True
                 self._changing.notify_all()
@@ -344,6 +346,7 @@ class LocalIndex:
         with self._changing:
             before, self._sealing = self._state, True
         try:
+            memory.require(memory.to_seal(self.dim, before.growing.living), self._means.memory)
             rows, vectors = before.growing.since()
             source = building.growing(self._owner, rows, vectors, before.sealed[-1] if before.sealed else None)
             del vectors
@@ -370,6 +373,7 @@ class LocalIndex:
                 self._state = replace(self._state, sealed=rest, directory=Directory(rest))
             self._discard(old)
             return
+        memory.require(memory.to_merge(self.dim, sum(each.living for each in old)), self._means.memory)
         source, segments, positions = building.living(old)
         with self._draft() as path:
             segment, order = building.build(path, self._owner, source, self._places(source.rows), self._go_on)

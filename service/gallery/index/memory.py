@@ -9,6 +9,7 @@ from typing import Final
 
 from service.errors import IndexMemoryError
 from service.gallery.index.codes import Layout
+from service.gallery.index.segment import BLOCK
 
 GROUPS: Final = Path("/sys/fs/cgroup")
 OWN: Final = Path("/proc/self/cgroup")
@@ -17,10 +18,23 @@ MEBI: Final = 1 << 20
 ROOM: Final = 1.1
 """What an index needs while it works, over what it holds."""
 
+COPIES: Final = 5
+"""Of vectors, which building a segment makes at most at one time."""
+
 
 def needed(dim: int, sealed: int, growing: int) -> int:
     """Bytes that so many sealed vectors (codes, tables) and growing ones (as they are) take, beside mapped files."""
     return int(ROOM * (sealed * (Layout.of(dim).code_bytes + 24) + growing * (4 * dim + 128)))
+
+
+def to_seal(dim: int, growing: int) -> int:
+    """Bytes that sealing so many growing vectors takes for a while, beside themselves: copies, turned and rounded."""
+    return COPIES * 4 * dim * growing
+
+
+def to_merge(dim: int, sealed: int) -> int:
+    """Bytes that merging so many sealed vectors takes for a while: their codes anew, where each lies, and a block."""
+    return needed(dim, sealed, 0) + 56 * sealed + COPIES * 4 * dim * min(sealed, BLOCK)
 
 
 def limit(groups: Path = GROUPS, own: Path = OWN) -> int:

@@ -105,6 +105,9 @@ class MilvusIndex:
         """How many rows could be found when this process changed something last."""
         return self._count
 
+    def require_room(self, count: int) -> None:
+        """See `VectorIndex.require_room`; the server has its own memory, and says itself when that is full."""
+
     def add(self, rows: Rows, embeddings: ArrayLike) -> None:
         """See `VectorIndex.add`."""
         vectors = checked(embeddings, self.dim)

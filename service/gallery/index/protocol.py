@@ -86,6 +86,13 @@ class VectorIndex(Protocol):
     def __len__(self) -> int:
         """How many rows can be found."""
 
+    def require_room(self, count: int) -> None:
+        """Refuse so many more vectors where they would not fit: asked before they are committed, as `add` takes all.
+
+        Raises:
+            IndexMemoryError: they would need more memory than is allowed.
+        """
+
     def add(self, rows: Rows, embeddings: ArrayLike) -> None:
         """Add vectors; a row that exists is replaced, and of a row given twice the last counts.
 

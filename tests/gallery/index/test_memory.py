@@ -1,6 +1,8 @@
+import json
 import resource
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ import pytest
 from service.errors import IndexMemoryError
 from service.gallery.index import memory
 from service.settings import CHECKOUT
-from tests.gallery.index.conftest import OWNER
+from tests.gallery.index.conftest import OWNER, TINY
 
 
 def test_the_least_limit_counts(tmp_path):
@@ -54,11 +56,9 @@ def test_an_index_that_does_not_fit_is_refused(tiny, unit):
     assert len(tiny().of(OWNER, 1)) == 30
 
 
-def test_what_does_not_fit_is_not_added(tiny, unit):
-    index = tiny(allowed=memory.used() // 2).of(OWNER, 0)
+def test_who_asks_for_room_that_is_not_there_is_refused(tiny):
     with pytest.raises(IndexMemoryError):
-        index.add(np.arange(3), unit(3))
-    assert len(index) == 0
+        tiny(allowed=memory.used() // 2).of(OWNER, 0).require_room(1)
 
 
 def test_a_real_limit_gives_the_refusal_and_not_a_killed_process(tiny, unit, tmp_path):
@@ -81,3 +81,56 @@ def test_a_real_limit_gives_the_refusal_and_not_a_killed_process(tiny, unit, tmp
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, cwd=CHECKOUT)
     assert (done.returncode, done.stdout) == (0, "index_memory\n"), done.stderr
+
+
+@pytest.mark.parametrize("dim", [128, 512])
+def test_what_is_needed_is_what_growing_sealing_and_merging_take(dim, tmp_path):
+    """In a process of its own, whose memory nobody else changes."""
+    command = [sys.executable, "-m", "tests.gallery.index.weighing", str(tmp_path), str(dim)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=CHECKOUT)
+    assert done.returncode == 0, done.stderr
+    taken = json.loads(done.stdout)
+    count = taken.pop("count")
+    needed = {
+        "growing": memory.needed(dim, 0, count),
+        "sealing": memory.to_seal(dim, count),
+        "sealed": memory.needed(dim, 2 * count, 0),
+        "merging": memory.to_merge(dim, 2 * count),
+    }
+    for what, most in MORE.items():
+        assert 0.85 * taken[what] < needed[what] < most * taken[what], (what, taken, needed)
+
+
+MORE = {"growing": 1.3, "sealing": 1.6, "sealed": 1.6, "merging": 4.0}
+"""Times what is really taken, that the need may be at most; merging takes the most where two books differ."""
+
+
+def test_a_limit_under_the_need_refuses_and_one_above_it_does_not(tiny, monkeypatch):
+    monkeypatch.setattr(memory, "used", lambda: 10 * memory.MEBI)
+    count, kept = 1000, 200
+    need = memory.needed(OWNER.dim, 0, count) + memory.to_seal(OWNER.dim, kept + count)
+    for spare, fits in ((-1, False), (0, True)):
+        index = tiny(allowed=10 * memory.MEBI + need + spare, sizes=replace(TINY, flat=kept + 1)).of(OWNER, 0)
+        index.add(np.arange(kept), np.eye(OWNER.dim, dtype=np.float32)[np.arange(kept) % OWNER.dim])
+        if fits:
+            index.require_room(count)
+        else:
+            with pytest.raises(IndexMemoryError):
+                index.require_room(count)
+        index.close()
+
+
+def test_what_is_kept_is_opened_from_its_need_on(tiny, unit, monkeypatch):
+    indexes = tiny()
+    index = indexes.of(OWNER, 0)
+    index.add(np.arange(30), unit(30))
+    indexes.settle()
+    index.keep(1)
+    index.close()
+    sealed = sum(len(each.segment) for each in index._state.sealed)
+    assert sealed == 30
+    monkeypatch.setattr(memory, "used", lambda: 10 * memory.MEBI)
+    allowed = 10 * memory.MEBI + memory.needed(OWNER.dim, sealed, 0)
+    with pytest.raises(IndexMemoryError):
+        tiny(allowed=allowed - 1).of(OWNER, 1)
+    assert len(tiny(allowed=allowed).of(OWNER, 1)) == 30
