@@ -34,7 +34,7 @@ from service.gallery.index.files import read_ahead
 from service.gallery.index.flat import Flat
 from service.gallery.index.planner import ENOUGH, Costs, Way
 from service.gallery.index.protocol import NEVER, Matches, Owner
-from service.gallery.index.sealed import Sealed
+from service.gallery.index.sealed import MANY, Sealed
 from service.gallery.index.segment import Segment, left_for_later, packed, unpacked
 from service.gallery.index.state import State
 from service.gallery.index.threads import Threads
@@ -47,6 +47,9 @@ TRIED: Final = 2_000
 """Rows scored to learn what that costs,"""
 TURNS: Final = 4
 """so many times, the least of which counts."""
+
+PASSED: Final = 128
+"""Rows passed over to learn what each takes."""
 
 DEAD: Final = 0.25
 """Share of dead places from which the living move elsewhere."""
@@ -190,13 +193,17 @@ class LocalIndex:
         """See `VectorIndex.search`."""
         vectors, state, threads = checked(probes, self.dim), self._state, self._means.threads
         rows = np.unique(np.asarray(() if without is None else without, dtype=np.int64))
-        way: Way = self._costs.past(len(rows)) if len(rows) else "full"
+        way: Way = "full"
+        if len(rows):
+            # For more than `MANY` every row is scored.
+            way = self._costs.past(len(rows), state.living) if k + len(rows) <= MANY else "filtered"
         began = time.perf_counter()
         if way == "filtered":
             matches = state.search_without(vectors, k, rows, threads)
+        elif way == "passed":
+            return state.search(vectors, k + len(rows), threads).past(rows, k)
         else:
-            matches = state.search(vectors, k + len(rows), threads)
-            matches = matches.past(rows, k) if len(rows) else matches
+            matches = state.search(vectors, k, threads)
         if len(vectors):
             self._costs.learn(way, (time.perf_counter() - began) / len(vectors), state.living)
         return matches
@@ -320,6 +327,10 @@ class LocalIndex:
         for way, (go, read) in ways.items():
             # Whatever takes longer was interrupted, as the builder's thread is where others have work.
             self._costs.seconds[way] = min(_seconds(go) for _ in range(TURNS)) / max(1, read)
+        deeper = min(_seconds(lambda: state.search(probe, 1 + PASSED, threads)) for _ in range(TURNS))
+        seconds = self._costs.seconds
+        # Each of them is scored besides, which is all that it takes where the scan takes no longer for it.
+        seconds["passed"] = max(seconds["direct"], (deeper - seconds["full"] * state.living) / PASSED)
         give_back()
 
     def _has_room(self) -> bool:

@@ -1,7 +1,8 @@
 """What the ways to the nearest were measured to cost here, and which one is the quickest.
 
 direct     score some rows, each by its number: a tier of candidates, where `identify.planner` finds that worth it
-full       look through all codes, and pass over the few found who do not count
+full       look through all codes
+passed     look for so many more than are wanted, and pass over those found who do not count
 filtered   look through all codes, those who do not count masked out
 """
 
@@ -10,15 +11,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
-Way = Literal["direct", "filtered", "full"]
-
-FEW: Final = 64
-"""Most rows that a full search passes over."""
+Way = Literal["direct", "filtered", "full", "passed"]
 
 ENOUGH: Final = 256
 """Rows that must be scored together to tell what one costs: fewer tell of what every call costs."""
 
-GUESSED: Final[dict[Way, float]] = {"direct": 4e-7, "filtered": 1.2e-7, "full": 1e-7}
+GUESSED: Final[dict[Way, float]] = {"direct": 4e-7, "filtered": 1.2e-7, "full": 1e-7, "passed": 4e-7}
 """What a small gallery takes, before anything was measured."""
 
 WEIGHT: Final = 0.1
@@ -30,7 +28,7 @@ class Costs:
     """Seconds a row of each way, learnt from searches as they run; an index goes each way once before it chooses.
 
     Attributes:
-        seconds: cost of a row that is scored (direct), or of a row of the index (the others).
+        seconds: cost of a row that is scored (direct) or passed over (passed), or of a row of the index (the others).
     """
 
     seconds: dict[Way, float] = field(default_factory=lambda: dict(GUESSED))
@@ -46,8 +44,7 @@ class Costs:
             before = self.seconds[way]
             self.seconds[way] = before + WEIGHT * (min(seconds / rows, 4 * before) - before)
 
-    def past(self, without: int) -> Way:
-        """The quickest way to the nearest, so many rows not counting."""
-        if without <= FEW and self.seconds["full"] <= self.seconds["filtered"]:
-            return "full"
-        return "filtered"
+    def past(self, without: int, living: int) -> Way:
+        """The quickest way to the nearest of so many living rows, so many not counting: `passed` or `filtered`."""
+        passing = self.seconds["full"] * living + self.seconds["passed"] * without
+        return "passed" if passing <= self.seconds["filtered"] * living else "filtered"

@@ -1,6 +1,7 @@
 import tempfile
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,9 +12,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from service.errors import InvalidEmbeddingError
+from service.gallery.index import building
 from service.gallery.index.indexes import LocalIndexes
 from service.gallery.index.local import Sizes
 from service.gallery.index.protocol import NOBODY, Owner
+from service.gallery.index.state import State
 
 DIM = 16
 OWNER = Owner(catalog="c", gallery_pk=1, model_digest="d", dim=DIM)
@@ -124,6 +127,25 @@ def test_what_everybody_costs_over_candidates_is_measured(tmp_path, unit):
     assert 0 < index.scan_share < 100
     index.close()
     indexes.close()
+
+
+def test_the_cheaper_way_past_some_rows_is_gone_and_finds_the_same(filled, unit, monkeypatch):
+    gone, masked = np.arange(5), []
+    look = State.search_without
+
+    def search_without(self, *arguments):
+        masked.append(True)
+        return look(self, *arguments)
+
+    monkeypatch.setattr(State, "search_without", search_without)
+    found = {}
+    for passed in (0.0, 1.0):
+        filled._costs.seconds.update(full=1e-7, filtered=2e-7, passed=passed)
+        masked.clear()
+        found[passed] = filled.search(unit(3, seed=9), 5, without=gone).rows.tolist()
+        assert bool(masked) == (passed == 1.0)
+        assert filled._costs.seconds["passed"] == passed
+    assert found[0.0] == found[1.0]
 
 
 @pytest.mark.parametrize(("dim", "most"), [(128, 32_768), (512, 8_192)])
@@ -360,3 +382,71 @@ def test_searches_beside_changes_are_never_wrong(index, unit):
     for looker in lookers:
         looker.join()
     assert faults == []
+
+
+class Held:
+    """Stops whoever calls it until it is let go, and then does what it stands for."""
+
+    def __init__(self, inner):
+        self._inner, self.reached, self.go = inner, threading.Event(), threading.Event()
+
+    def __call__(self, *arguments):
+        self.reached.set()
+        assert self.go.wait(60)
+        return self._inner(*arguments)
+
+
+def looks(index, unit):
+    """Search and score, which must be answered soon."""
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(index.search, unit(20)[[7]], 1).result(20).rows.tolist() == [[7]]
+        assert pool.submit(index.search, unit(20)[[7]], 3, rows(7)).result(20).rows.shape == (1, 3)
+        assert pool.submit(index.score, unit(20)[[7]], rows(7)).result(20)[0, 0] == pytest.approx(1, abs=CLOSE)
+
+
+@pytest.mark.parametrize("change", ["with_added", "without"])
+def test_a_search_waits_for_no_change(filled, unit, monkeypatch, change):
+    held = Held(getattr(State, change))
+
+    def stopped(self, *arguments):
+        return held(self, *arguments)
+
+    monkeypatch.setattr(State, change, stopped)
+    with ThreadPoolExecutor(1) as pool:
+        changes = {"without": lambda: filled.remove(rows(3)), "with_added": lambda: filled.add(rows(30), unit(1))}
+        work = pool.submit(changes[change])
+        try:
+            assert held.reached.wait(20)
+            looks(filled, unit)
+            assert len(filled) == 20
+        finally:
+            held.go.set()
+        work.result(20)
+    assert len(filled) == (19 if change == "without" else 21)
+
+
+@pytest.mark.parametrize("due", ["seal", "merge"])
+def test_a_search_waits_for_nothing_that_is_built(tmp_path, unit, monkeypatch, due):
+    indexes = LocalIndexes(tmp_path, sizes=Sizes(flat=8, growing=20, fan=2))
+    index = indexes.of(OWNER, 0)
+    if due == "merge":
+        index.add(100 + np.arange(20), unit(20, seed=5))
+        indexes.settle()
+    # Merges alone ask who is living; and do before they build.
+    what = "build" if due == "seal" else "living"
+    held = Held(getattr(building, what))
+    monkeypatch.setattr(building, what, held)
+    index.add(np.arange(20), unit(20))
+    try:
+        assert held.reached.wait(20)
+        looks(index, unit)
+        index.add(rows(500), unit(1, seed=8))
+        index.remove(rows(3))
+        looks(index, unit)
+    finally:
+        held.go.set()
+    indexes.settle()
+    assert not index._drafts
+    assert np.isnan(index.score(unit(1), rows(3))).all()
+    index.close()
+    indexes.close()
