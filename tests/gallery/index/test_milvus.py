@@ -1,6 +1,7 @@
 """Galleries in Milvus: on Milvus Lite, and on a real server, where its habits would show."""
 
 import itertools
+import time
 
 import numpy as np
 import pytest
@@ -221,7 +222,31 @@ def test_hard_mates_are_found_as_an_exact_scan_finds_them(index):
     cosines = np.linspace(0.35, 0.5, 64, dtype=np.float32)[:, None]
     probes = cosines * mates + np.sqrt(1 - cosines**2) * noise
     exact = np.argsort(-(probes @ people.T), axis=1)[:, :10]
+    client, name = index._collection._server._client, index._collection.name
+    assert told_index(client, name) == ("FLAT", "IP")
     np.testing.assert_array_equal(index.search(probes, 10).rows, exact)
+    # What was added is looked through as it came; a collection that is flushed seals it, and goes by its index.
+    client.flush(name, timeout=60)
+    assert told_index(client, name) == ("FLAT", "IP")
+    assert rows_indexed(client, name) >= len(people)
+    np.testing.assert_array_equal(index.search(probes, 10).rows, exact)
+
+
+def told_index(client, name):
+    """The type and the metric of a collection's index, as the server reports them."""
+    told = client.describe_index(name, index_name="embedding")
+    return told["index_type"], told["metric_type"]
+
+
+def rows_indexed(client, name):
+    """How many rows are sealed and indexed, once the server has come so far."""
+    deadline = time.monotonic() + 60
+    while True:
+        told = client.describe_index(name, index_name="embedding")
+        if int(told.get("pending_index_rows", 0)) == 0 and int(told["total_rows"]) > 0:
+            return int(told["indexed_rows"])
+        assert time.monotonic() < deadline, told
+        time.sleep(0.2)
 
 
 def test_a_view_follows_its_gallery_and_goes_on_from_its_mark(indexes, catalog, owner, template, unit):
