@@ -216,9 +216,13 @@ class _Seen:
         self._joint = np.concatenate([self._joint, pi * np.exp(self._budget.llrs(near, cosines))])
 
     def searched(self, least: float) -> None:
-        """Note that everybody who was not returned by a full scan scored at most `least`.
+        """Note that a full search returned those it found nearest, the last of whom scored `least`.
 
-        Of those L is not 1 on average but E[L; s <= least] = P(mate <= least), the likelihood of having been missed.
+        Of the others L is not 1 on average but E[L; s <= least] = P(mate <= least), the likelihood of having been
+        missed. That none of them scored more is true of an exact search. One through coarse codes (`gallery.index`)
+        vouches for it only above the best score that it found, and above 0.3, but for one mate in two thousand. Who
+        scores between `least` and that best may be left out: never the first, but the rest weighs a little more than
+        is said here.
         """
         self._missed = 1 - float(self._budget.scales.far.found(least))
 
