@@ -93,6 +93,8 @@ class Builder:
                 if again is not None:
                     self._asking.setdefault(index, again)
                 self._changed.notify_all()
+            # Else one that was closed would stay in memory until the next one is built.
+            del index
 
     def _next(self) -> Unfinished | None:
         with self._changed:

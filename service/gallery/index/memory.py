@@ -18,7 +18,7 @@ MEBI: Final = 1 << 20
 ROOM: Final = 1.1
 """What an index needs while it works, over what it holds."""
 
-COPIES: Final = 5
+COPIES: Final = 6
 """Of vectors, which building a segment makes at most at one time."""
 
 

@@ -2,6 +2,7 @@
 
 import threading
 import time
+import weakref
 from dataclasses import replace
 
 import numpy as np
@@ -91,3 +92,17 @@ def test_what_would_not_fit_into_memory_is_neither_sealed_nor_merged_until_it_fi
     assert [len(each.segment) for each in index._state.sealed] == [20]
     index._means = roomy
     index.close()
+
+
+def test_an_index_that_was_closed_leaves_memory(tiny, unit):
+    index = tiny().of(OWNER, 0)
+    index.add(np.arange(20), unit(20))
+    index._means.builder.settle()
+    builder, gone = index._means.builder, weakref.ref(index)
+    index.close()
+    del index
+    deadline = time.monotonic() + 10
+    while gone() is not None:
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    builder.settle()

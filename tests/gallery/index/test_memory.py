@@ -98,11 +98,11 @@ def test_what_is_needed_is_what_growing_sealing_and_merging_take(dim, tmp_path):
         "merging": memory.to_merge(dim, 2 * count),
     }
     for what, most in MORE.items():
-        assert 0.85 * taken[what] < needed[what] < most * taken[what], (what, taken, needed)
+        assert 0.9 * taken[what] < needed[what] < most * taken[what], (what, taken, needed)
 
 
-MORE = {"growing": 1.3, "sealing": 1.6, "sealed": 1.6, "merging": 4.0}
-"""Times what is really taken, that the need may be at most; merging takes the most where two books differ."""
+MORE = {"growing": 1.5, "sealing": 1.6, "sealed": 1.5, "merging": 2.5}
+"""Times what is really taken that the need may be at most; up to 256 numbers fewer copies are made than above."""
 
 
 def test_a_limit_under_the_need_refuses_and_one_above_it_does_not(tiny, monkeypatch):
