@@ -10,7 +10,7 @@ set -eu
 CDPATH='' cd -- "$(dirname -- "$0")/.."
 . deploy/environment.sh
 
-LARGEST_MIB=900
+LARGEST_MB=900
 
 [ "$(id -u)" -eq 0 ] || stop "buildah's chroot isolation needs root"
 for program in buildah debootstrap curl ps; do
@@ -81,9 +81,9 @@ inside() {
 config() {
     buildah inspect --format "{{$1}}" "$container"
 }
-size=$(du -sm "$root" | cut -f 1)
-say "unpacked     $size MiB"
-[ "$size" -le "$LARGEST_MIB" ] || stop "the image has $size MiB, more than $LARGEST_MIB"
+size=$(du -s --block-size=1000000 "$root" | cut -f 1)
+say "unpacked     $size MB"
+[ "$size" -le "$LARGEST_MB" ] || stop "the image has $size MB, more than $LARGEST_MB"
 [ "$(config .Docker.Config.User)" = vultus ] || stop "the image runs as $(config .Docker.Config.User)"
 [ "$(inside id -u)" = 10001 ] || stop "the service does not run as its own user"
 for program in cc gcc g++ c++ clang make ld as rustc go; do

@@ -1,6 +1,8 @@
+import json
 import os
 import re
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from compose_spec import PyCompose
 from service import __version__
 from service.gallery.folder import SECRET_BYTES
 from service.settings import CHECKOUT, Settings
+from tests.cli.running import serving
 
 DEPLOY = CHECKOUT / "deploy"
 KNOWN = {f"VULTUS_{name.upper()}" for name in Settings.model_fields}
@@ -124,6 +127,12 @@ class TestCompose:
         foreign = {service["image"] for service in services.values() if "build" not in service}
         assert [image for image in foreign if not re.search(r":v?\d", image)] == []
 
+    def test_the_proxy_can_leave_out_a_replica_that_it_looked_up(self, services):
+        """Caddy forgot about those at once before 2.11."""
+        assert "fail_duration 5s" in (DEPLOY / "Caddyfile").read_text()
+        version = re.fullmatch(r"caddy:(\d+)\.(\d+)-alpine", services["proxy"]["image"]).groups()
+        assert tuple(map(int, version)) >= (2, 11)
+
     def test_no_password_stands_in_it(self):
         text = (CHECKOUT / "docker-compose.yml").read_text()
         assert not re.search(r"(?i)password: |:[^/@\s]+@|requirepass", text)
@@ -190,6 +199,22 @@ def test_the_guide_names_every_file_of_its_folder():
 def test_the_data_folder_of_the_image_is_a_volume(dockerfile):
     assert "VULTUS_DATA=/data" in dockerfile
     assert "VOLUME /data" in dockerfile
+
+
+def test_the_health_check_of_the_image_passes_where_a_service_runs_and_fails_where_none_does(dockerfile, tmp_path):
+    """Run as the image would, but for the address; `python` there is the one that the service is installed in."""
+    (words,) = re.findall(r"^HEALTHCHECK (?:.*\\\n)?\s*CMD (\[.*\])$", dockerfile, re.MULTILINE)
+    program, *arguments = json.loads(words)
+    assert program == "python"
+    with serving(tmp_path / "data") as service:
+        inside = service.url.removeprefix("http://")
+        assert "http://127.0.0.1:8000/" in arguments[-1]
+        command = [sys.executable, *(word.replace("127.0.0.1:8000", inside) for word in arguments)]
+        healthy = subprocess.run(command, capture_output=True, text=True, check=False)
+        service.stop()
+        ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (healthy.returncode, healthy.stderr) == (0, "")
+    assert ended.returncode != 0
 
 
 def test_the_image_carries_the_version_of_the_package(dockerfile):
