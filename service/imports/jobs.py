@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any, Literal
 
@@ -28,9 +28,10 @@ class Progress:
         record: the job.
         gallery: its name.
         done: rows decided.
-        per_second: rows decided a second, lately, by this process.
+        per_second: rows decided a second, by all processes together: lately, or since the first one where this process
+            has not watched for long enough; over all where it has ended.
         seconds_left: until the last one, at that rate; None where it cannot be told.
-        trouble: code and detail of what holds it up at the moment.
+        trouble: code and detail of what holds it up at the moment in this process; others may go on.
     """
 
     record: ImportRecord
@@ -180,11 +181,18 @@ async def forget_reports(product: Product, days: int) -> int:
 
 def _progress(worker: Worker, record: ImportRecord, gallery: str) -> Progress:
     done = sum(record.counts.values())
-    rate = worker.rates.get(record.pk)
-    per_second = rate.per_second() if rate is not None and not record.ended else 0.0
-    if record.ended and record.started_at is not None and record.ended_at is not None:
-        per_second = done / max((record.ended_at - record.started_at).total_seconds(), 1e-3)
+    per_second = _since_the_first(record, done)
+    if record.state == "running":
+        lately = worker.rate_of(record).per_second()
+        per_second = per_second if lately is None else lately
     left = None if record.total is None or record.ended or not per_second else (record.total - done) / per_second
     error = worker.trouble.get(record.pk)
     trouble = None if error is None or record.ended else {"code": error.code, "detail": error.detail}
     return Progress(record, gallery, done, per_second, left, trouble)
+
+
+def _since_the_first(record: ImportRecord, done: int) -> float:
+    if record.started_at is None:
+        return 0.0
+    until = record.ended_at or datetime.now(UTC)
+    return done / max((until - record.started_at).total_seconds(), 1e-3)

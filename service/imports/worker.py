@@ -113,7 +113,7 @@ class Worker:
 
     def __init__(self, product: Product, root: Root, setup: Setup, *, rule: str, helpers: int, alone: bool) -> None:
         self.root = root
-        self.rates: dict[int, Rate] = {}
+        self._rates: dict[int, Rate] = {}
         self.trouble: dict[int, VultusError] = {}
         self._product = product
         self._setup = setup
@@ -140,6 +140,12 @@ class Worker:
         self._poked.set()
         if self._thread.is_alive():
             self._thread.join()
+
+    def rate_of(self, job: ImportRecord) -> Rate:
+        """How fast a job goes on that runs, here or in another process, as of this record of it and earlier ones."""
+        rate = self._rates.setdefault(job.pk, Rate())
+        rate.see(sum(job.counts.values()))
+        return rate
 
     # --- which job ---
 
@@ -179,9 +185,12 @@ class Worker:
 
         found = self._patiently(None, look) or ()
         unended = {job.pk for job in found}
-        for known in (self.rates, self.trouble):
-            for pk in known.keys() - unended:
+        for known in (self._rates, self.trouble):
+            for pk in list(known.keys() - unended):
                 known.pop(pk, None)
+        for job in found:
+            if job.state == "running":
+                self.rate_of(job)
         return found
 
     def _attend(self, job: ImportRecord, pool: ThreadPoolExecutor) -> bool:
@@ -257,7 +266,7 @@ class Worker:
             self._helpers,
             pool,
         )
-        self.rates.setdefault(job.pk, Rate())
+        rate = self.rate_of(job)
         cut = _cut(source)
         slices = self._slices(job, looking, cut.together)
         under_way: deque[_Slice] = deque()
@@ -267,7 +276,9 @@ class Worker:
                 under_way.extend(itertools.islice(slices, cut.ahead - len(under_way)))
                 if not under_way:
                     return self._finished(job) or worked
-                self._commit(job, gallery, looking, under_way, cut.commit)
+                done = self._commit(job, gallery, looking, under_way, cut.commit)
+                if done is not None:
+                    rate.see(done)
                 worked = True
         finally:
             for each in under_way:
@@ -295,8 +306,12 @@ class Worker:
 
     def _commit(
         self, job: ImportRecord, gallery: GalleryRecord, looking: Looking, under_way: deque[_Slice], most: int
-    ) -> None:
-        """Decide and commit the first slice, and those right after it in its shard that are seen already."""
+    ) -> int | None:
+        """Decide and commit the first slice, and those right after it in its shard that are seen already.
+
+        Returns:
+            Rows of the job that are done, whoever did them; None where the slice has to be looked at once more.
+        """
         group = [under_way[0]]
         seen = self._seen(under_way[0], under_way)
         for each in itertools.islice(under_way, 1, None):
@@ -306,17 +321,17 @@ class Worker:
             group.append(each)
             seen += self._seen(each, under_way)
         try:
-            self._keep(job, gallery, group[0], seen)
+            done = self._keep(job, gallery, group[0], seen)
         except UnseenError:
             again = looking.begin([item.entry for item in seen], spare=False)
             under_way[0] = replace(group[0], looks=again, entries=[item.entry for item in seen])
             for _ in group[1:]:
                 del under_way[1]
-            return
+            return None
         for _ in group:
             under_way.popleft()
-        self.rates[job.pk].add(len(seen))
         self.trouble.pop(job.pk, None)
+        return done
 
     def _seen(self, wanted: _Slice, under_way: Sequence[_Slice]) -> list[Seen]:
         renewed = time.monotonic()
@@ -332,7 +347,7 @@ class Worker:
     def _renew(self, held: Sequence[int]) -> None:
         self._write(lambda tx: imports.renew(tx, held, self._name, seconds=LEASE_SECONDS))
 
-    def _keep(self, job: ImportRecord, gallery: GalleryRecord, first: _Slice, seen: Sequence[Seen]) -> None:
+    def _keep(self, job: ImportRecord, gallery: GalleryRecord, first: _Slice, seen: Sequence[Seen]) -> int:
         product = self._product
         limit = product.policy.faces_per_person
 
@@ -345,7 +360,7 @@ class Worker:
                 view.catch_up()
             return view, LookAlikes(product, gallery, view, seen)
 
-        def keep() -> bulk.Added | None:
+        def keep() -> tuple[bulk.Added | None, int]:
             with product.catalog.write() as tx:
                 now = galleries.by_pk(tx, gallery.pk)
                 if now.model_digest != gallery.model_digest:
@@ -359,22 +374,24 @@ class Worker:
                     added = bulk.add(tx, gallery, owners, verdicts.additions, verdicts.newcomers)
                     keys = bulk.keys_of(tx, gallery.pk, verdicts.rivals.values())
                     bulk.remember(tx, gallery.pk, verdicts.refusals_with(keys))
+                tally = verdicts.tally()
                 imports.decided(
                     tx,
                     first.shard,
                     first.place,
                     [item.row() for item in verdicts.done],
-                    verdicts.tally(),
+                    tally,
                     before=before,
                     worker=self._name,
                     seconds=LEASE_SECONDS,
                 )
-            return added
+            return added, sum(before.values()) + tally.total()
 
         view, rivals = self._patiently(job, alike)
-        added = self._patiently(job, lambda: product.writing.submit(keep).result())
+        added, done = self._patiently(job, lambda: product.writing.submit(keep).result())
         if added is not None:
             self._patiently(job, lambda: view.show(added.revision, added.rows, added.embeddings))
+        return done
 
     # --- storage that does not answer ---
 

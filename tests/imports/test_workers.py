@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sqlalchemy import select
 
 from service.errors import LeaseLostError
 from service.gallery import galleries, imports
@@ -139,31 +140,60 @@ def expire(catalog):
             tx.connection.execute(table.update().where(held).values(leased_until=tx.now - timedelta(seconds=1)))
 
 
+@pytest.fixture(scope="module")
+def services(start_module, tmp_path_factory, postgres_server, root):
+    """Two services over one catalog."""
+    url, folder = postgres_server.database(), tmp_path_factory.mktemp("two")
+    secret = folder / "secret"
+    secret.write_bytes(SECRET)
+    return [start_module(folder / name, catalog=url, secret=secret, import_root=root) for name in ("one", "two")]
+
+
 class TestOfTwoProcesses:
     """Two services over one PostgreSQL, each with helpers of its own."""
 
-    @pytest.fixture
-    def services(self, start, tmp_path, postgres_server, root):
-        url = postgres_server.database()
-        secret = tmp_path / "secret"
-        secret.write_bytes(SECRET)
-        return [start(tmp_path / name, catalog=url, secret=secret, import_root=root) for name in ("one", "two")]
-
     def test_an_import_is_shared_and_done_once(self, services, root: Path):
         many = 40_000
-        vectors = np.random.default_rng(0).standard_normal((many, 128)).astype(np.float32)
-        np.save(root / "both.npy", vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
-        (root / "both.csv").write_text("person\n" + "".join(f"p{number}\n" for number in range(many)))
+        ready(root, "both", many)
         services[0].post("/v1/galleries", json={"name": "both"})
-        gallery, workers = Importing(services[0], "both"), [each.app.state.imports for each in services]
+        gallery, catalog = Importing(services[0], "both"), services[0].app.state.product.catalog
         begun = gallery.begin_ready("both.csv", "both.npy").json()
         worked = set()
         while (job := gallery.job(begun["import"]))["ended_at"] is None:
-            workers[1].poke()  # it would look by itself after two seconds
-            worked |= {each for each in workers for rate in list(each.rates.values()) if rate.per_second() > 0}
+            services[1].app.state.imports.poke()  # it would look by itself after two seconds
+            with catalog.read() as reading:
+                worked |= {name for name in reading.connection.execute(select(shards.c.worker)).scalars() if name}
         assert job["outcomes"]["enrolled"] == many
-        assert worked == set(workers)
+        assert len(worked) == 2
         lines = gallery.report(job)
         assert [line["row"] for line in lines] == [str(number) for number in range(1, many + 1)]
         assert gallery.state()[1:] == (many, many)
         assert len({line["face"] for line in lines}) == many
+
+    def test_whoever_is_asked_tells_how_fast_all_of_it_goes(self, services, root: Path):
+        ready(root, "one", 24_000)
+        services[1].app.state.imports.stop()  # it only watches
+        services[0].post("/v1/galleries", json={"name": "one"})
+        working, watching = (Importing(each, "one") for each in services)
+        job, told = working.begin_ready("one.csv", "one.npy").json(), []
+        while job["ended_at"] is None:
+            job = watching.job(job["import"])
+            told.append(job)
+        running = [each for each in told if each["state"] == "running" and each["done"]]
+        assert running
+        assert all(each["per_second"] > 0 for each in running)
+        assert [each["seconds_left"] for each in running] == [pytest.approx(left(each), abs=0.2) for each in running]
+        # Of the whole import, though it had no part in it.
+        assert running[-1]["per_second"] == pytest.approx(job["per_second"], rel=0.75)
+
+
+def ready(root: Path, name: str, many: int) -> None:
+    """Lay so many people with a random embedding each under a root."""
+    vectors = np.random.default_rng(0).standard_normal((many, 128)).astype(np.float32)
+    np.save(root / f"{name}.npy", vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
+    (root / f"{name}.csv").write_text("person\n" + "".join(f"p{number}\n" for number in range(many)))
+
+
+def left(job):
+    """Seconds until a running import is done, by what it says of itself; its rate is rounded."""
+    return (job["total"] - job["done"]) / job["per_second"]
