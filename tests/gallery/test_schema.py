@@ -6,7 +6,7 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.schema import CreateTable
 
 from service.errors import SchemaVersionError, SecretError, StorageError
-from service.gallery import migrations, schema
+from service.gallery import galleries, migrations, schema
 from service.gallery.catalog import Catalog
 from service.gallery.postgresql import PostgresStorage
 from service.gallery.sqlite import SqliteStorage
@@ -98,3 +98,40 @@ def test_every_table_can_be_made_in_postgresql(table):
 @pytest.mark.parametrize("table", [schema.galleries, schema.people, schema.templates], ids=lambda table: table.name)
 def test_keys_have_64_bits_in_postgresql(table):
     assert "pk BIGSERIAL" in str(CreateTable(table).compile(dialect=postgresql.dialect()))
+
+
+def aged(connection):
+    """Take everything from a catalog that version 6 has and version 5 had not."""
+    for table in (schema.fusions, schema.versions, schema.reindexings, schema.set_aside, schema.crops):
+        table.drop(connection)
+    connection.exec_driver_sql("ALTER TABLE galleries DROP COLUMN keep_crops")
+    connection.exec_driver_sql("UPDATE meta SET value = '5' WHERE name = 'schema_version'")
+
+
+def shape(connection):
+    """Every table's columns: name, type, whether it may be empty."""
+    return {
+        name: {(each["name"], str(each["type"]), each["nullable"]) for each in inspect(connection).get_columns(name)}
+        for name in schema.metadata.tables
+    }
+
+
+def test_a_catalog_of_version_5_is_brought_to_6_with_what_it_holds(place):
+    catalog = Catalog.open(place, secret=b"s", fuse=fuse)
+    with catalog.write() as tx:
+        galleries.create(tx, "old", model="sface", model_digest="d", dim=16)
+    catalog.close()
+    storage = stored_at(place)
+    with storage.writing.begin() as connection:
+        new = shape(connection)
+        aged(connection)
+        assert not inspect(connection).has_table("crops")
+        assert "keep_crops" not in {each["name"] for each in inspect(connection).get_columns("galleries")}
+    storage.dispose()
+    catalog = Catalog.open(place, secret=b"s", fuse=fuse)
+    with catalog.write() as tx:
+        assert version(tx.connection) == "6"
+        assert shape(tx.connection) == new
+        assert galleries.get(tx, "old").keep_crops is False
+        assert galleries.create(tx, "new", model="sface", model_digest="d", dim=16, keep_crops=True).keep_crops is True
+    catalog.close()
