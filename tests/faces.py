@@ -33,6 +33,12 @@ def orl_pixels(person: int, photo: int) -> np.ndarray:
         return np.asarray(image.convert("RGB"))
 
 
+def blurred(person: int, photo: int) -> bytes:
+    """An ORL photo of 14 x 17 pixels, made large again."""
+    small = Image.fromarray(orl_pixels(person, photo)).resize((14, 17), Image.Resampling.BOX)
+    return saved(small.resize((368, 448), Image.Resampling.BICUBIC), "PNG")
+
+
 def crowd(count: int, *, columns: int = 20) -> bytes:
     """A JPEG with `count` faces side by side, one to four hundred."""
     rows = -(-count // columns)

@@ -5,14 +5,9 @@ import pytest
 from PIL import Image
 
 from tests.conftest import assert_problem, base64_of
-from tests.faces import crowd, orl_photo, orl_pixels, saved, scene, truncated_jpeg
+from tests.faces import blurred, crowd, orl_photo, orl_pixels, saved, scene, truncated_jpeg
 
 WITHOUT_FACE = saved(scene(), "JPEG")
-
-
-def blurred(person, photo):
-    small = Image.fromarray(orl_pixels(person, photo)).resize((14, 17), Image.Resampling.BOX)
-    return saved(small.resize((368, 448), Image.Resampling.BICUBIC), "PNG")
 
 
 def test_the_answer_says_what_became_of_each_photo(gallery):

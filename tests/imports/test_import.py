@@ -1,6 +1,6 @@
 """Whole imports: what becomes of each photo, and that a second run changes nothing."""
 
-from tests.faces import crowd, orl_photo, saved, scene, truncated_jpeg
+from tests.faces import blurred, crowd, orl_photo, saved, scene, truncated_jpeg
 
 
 def test_every_photo_has_one_outcome_and_what_is_enrolled_is_found(gallery, folder):
@@ -65,3 +65,13 @@ def test_an_import_enrols_what_single_enrolments_would(gallery, folder):
         for person in ("anna", "other")
     )
     assert one == other
+
+
+def test_a_face_under_the_quality_floor_is_reported_and_not_kept(gallery, folder):
+    source = folder(anna=[(1, 1)])
+    (source / "anna" / "2.png").write_bytes(blurred(1, 2))
+    job = gallery.imported(source.name)
+    assert gallery.outcomes(job) == [("anna/1.pgm", "anna", "enrolled"), ("anna/2.png", "anna", "low_quality")]
+    assert (job["outcomes"]["low_quality"], gallery.state()[1:]) == (1, (1, 1))
+    assert "quality" in gallery.report(job)[1]["detail"]
+    assert [line["outcome"] for line in gallery.report(gallery.imported(source.name))] == ["duplicate", "low_quality"]
