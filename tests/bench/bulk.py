@@ -5,8 +5,8 @@ in-process loop decode, detect, align, encode on all cores, in turns in one run.
 same import is a second time, which must change nothing. `rss_growth_mb` is how much the resident memory of the service
 and its helpers grew after the first minute of importing (a third of a shorter run). `embeddings_per_second` counts
 ready embeddings, durable and to be found, a person each; one line a catalog. `identify_p99_ratio` is the 99th
-percentile of identify at a third of its full load beside an import, over that without one. With `--kills`, imports are
-killed with SIGKILL at random moments and resumed (`tests.bench.bulk_kills`).
+percentile of identify at a third of its full load beside an import, over that without one; an import that ends too soon
+stops the bench. With `--kills`, imports are killed with SIGKILL at random moments and resumed (`.bulk_kills`).
 """
 
 from __future__ import annotations
@@ -237,6 +237,7 @@ def live(report: Report, root: Path, folder: Path, photos: list[bytes], seconds:
         with Client(service.server.port) as client:
             client.get("/health/live")
             after = json.loads(client.get(f"/v1/galleries/beside/imports/{job['import']}")[1])
+    still_running(after)
     report.figure(
         "identify_p99_ratio",
         round(float(beside / quiet), 2),
@@ -246,6 +247,15 @@ def live(report: Report, root: Path, folder: Path, photos: list[bytes], seconds:
         identify_per_second=round(rate, 1),
         photos_per_second=after["per_second"],
     )
+
+
+def still_running(job: dict[str, Any]) -> None:
+    """Stop the bench where an import was not under way all the time that it was measured beside."""
+    if job["state"] != "running":
+        raise SystemExit(
+            f"the import is {job['state']} after {job['done']} photos, so nothing was measured beside it: "
+            "take more photos (--data), or fewer seconds"
+        )
 
 
 def paced(port: int, forms: list[bytes], seconds: float, rate: float | None) -> list[float]:

@@ -9,6 +9,7 @@ import pytest
 
 from service.identify.planner import Rule
 from tests.bench.backup import GROUP, measure
+from tests.bench.bulk import still_running
 from tests.bench.crowd import BLOCK, STRATA, crowd_of, probes_of, stratum_of
 from tests.bench.lfw import accuracy_of_fold, all_pairs, open_set
 from tests.bench.priors_reliability import Told, deciles
@@ -142,3 +143,9 @@ def test_reliability_weighs_those_who_stand_for_many_and_leaves_small_deciles_ou
     assert low.off == pytest.approx(0.25 - 180 / 320)
     assert low.noise == pytest.approx(np.sqrt((60 * 9 + 140) * 0.25 * 0.75) / 320)
     assert high.off == pytest.approx(0.05)
+
+
+def test_an_import_that_has_ended_is_nothing_to_measure_beside():
+    still_running({"state": "running", "done": 64})
+    with pytest.raises(SystemExit, match="the import is done after 9 photos"):
+        still_running({"state": "done", "done": 9})
