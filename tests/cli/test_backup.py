@@ -184,3 +184,20 @@ def test_the_commands_of_the_operators_guide_work(source, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert "restored: 1 galleries, 3000 people" in done.stdout
+
+
+def test_a_shared_catalog_is_backed_up_and_restored_into_another_one(source, saved, postgres_server, tmp_path):
+    shared = {"secret": source / "secret", "catalog": postgres_server.database()}
+    done = typed("restore", str(saved), data=tmp_path / "one", **shared)
+    assert done.returncode == 0, done.stderr
+    again = typed("restore", str(saved), data=tmp_path / "one", **shared)
+    assert (again.returncode, again.stderr.split()[1]) == (1, "[not_empty]:")
+    file = tmp_path / "shared.backup"
+    found = facts(typed("backup", str(file), "--json", data=tmp_path / "one", **shared))
+    assert [(each["gallery"], each["people"]) for each in found["galleries"]] == [("staff", PEOPLE)]
+    other = shared | {"catalog": postgres_server.database()}
+    assert typed("restore", str(file), data=tmp_path / "two", **other).returncode == 0
+    again = facts(typed("backup", str(tmp_path / "again"), "--json", data=tmp_path / "two", **other))
+    assert again["galleries"] == found["galleries"]
+    assert typed("restore", str(file), "--secret", str(source / "secret"), data=tmp_path / "three").returncode == 0
+    assert people(tmp_path / "three") == [("staff", PEOPLE, 1)]
