@@ -26,7 +26,7 @@ from training.errors import CheckpointError, CheckpointSpaceError, ConfigError, 
 from training.records import PackedPairs, write_bin
 from training.shards import write_shards
 from training.start import fresh, setting_of
-from training.train import _step, main, train
+from training.train import _resume, _save, _step, main, train
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +104,30 @@ def test_a_resumed_run_is_bit_identical_to_an_uninterrupted_one(step, people, un
     assert log(tmp_path) == log(uninterrupted)
 
 
+@pytest.mark.parametrize(
+    "sampler",
+    [("data.sampler=people", "data.each=2"), ("data.sampler=mixed", "data.weights=[3, 1]")],
+    ids=lambda s: s[0],
+)
+def test_every_sampler_and_adamw_are_gone_on_with_bit_identically(sampler, people, tmp_path):
+    both = f"data.train=['{people}', '{people}']" if "mixed" in sampler[0] else f"data.train=['{people}']"
+    more = (*sampler, both, "optimiser.name=adamw", "run.epochs=1", "run.save_every=1", "run.keep=9", "run.batch=8")
+    whole = train(load(None, changes(people, tmp_path / "whole", *more)))
+    kept = "checkpoints/step-000000001"
+    shutil.copytree(tmp_path / "whole" / kept, tmp_path / "again" / kept)
+    assert_identical(whole, train(load(None, changes(people, tmp_path / "again", *more))))
+
+
+def test_random_numbers_go_on_where_the_checkpoint_was_written(people, tmp_path):
+    setting = setting_of(load(None, changes(people, tmp_path)))
+    state = fresh(setting)
+    torch.rand(3)
+    _save(setting, state)
+    expected = torch.rand(5)
+    _resume(setting, fresh(setting), checkpoints.found(tmp_path / "checkpoints")[-1])
+    assert torch.equal(torch.rand(5), expected)
+
+
 def test_a_killed_run_goes_on(people, uninterrupted, tmp_path):
     command = [sys.executable, "-m", "training.train", *changes(people, tmp_path, *THOROUGH)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -152,6 +176,23 @@ def test_a_step_in_parts_learns_from_the_mean_of_the_parts(people, tmp_path):
     optimiser.step()
     for name, trained in checkpoints.read(last / "model.pt")["network"].items():
         torch.testing.assert_close(trained, state.network.state_dict()[name])
+
+
+def test_a_gradient_longer_than_the_clip_moves_the_weights_as_far_as_one_of_that_length(people, tmp_path):
+    moves, norms = {}, {}
+    plain = ("optimiser.weight_decay=0", "optimiser.warm_up=0", "network.precision=float32")
+    for clip in (0.0, 0.25):
+        setting = setting_of(load(None, changes(people, tmp_path, *plain, f"optimiser.clip={clip}")))
+        state = fresh(setting)
+        before = {name: each.detach().clone() for name, each in state.network.named_parameters()}
+        (batch, _) = batches(setting.crops, setting.plan.epoch(0), first_draw=0)
+        norms[clip] = _step(setting, state, state.network, batch)["norm"]
+        moves[clip] = {name: each.detach() - before[name] for name, each in state.network.named_parameters()}
+    assert norms[0.25] == norms[0.0] > 0.5
+    length = math.sqrt(sum(float(each.square().sum()) for each in moves[0.25].values()))
+    assert length == pytest.approx(0.1 * 0.25, rel=1e-3)
+    for name, move in moves[0.25].items():
+        torch.testing.assert_close(move, moves[0.0][name] * 0.25 / norms[0.0], rtol=1e-3, atol=1e-6)
 
 
 def test_nan_stops_the_run_names_a_tensor_and_saves_the_batch(people, tmp_path):
