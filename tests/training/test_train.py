@@ -19,14 +19,17 @@ from tests.training.models import tiny_model
 from tests.training.photos import jpeg, people_folder
 from tests.training.ranks import run_on_ranks
 from training import checkpoints
-from training.backbones import Recogniser
 from training.config import load
 from training.data import batches
+from training.embed import embed, of_network
 from training.errors import CheckpointError, CheckpointSpaceError, ConfigError, DataError, NotFiniteError
+from training.journal import Journal
 from training.records import PackedPairs, write_bin
+from training.restore import restore
 from training.shards import write_shards
 from training.start import fresh, setting_of
-from training.train import _resume, _save, _step, main, train
+from training.train import _evaluate, _resume, _save, _step, main, train
+from training.verification import det_curve, pair_scores, paired_accuracy
 
 
 @pytest.fixture(scope="module")
@@ -445,8 +448,29 @@ def made(folder):
     return folder
 
 
-def test_a_recogniser_of_a_checkpoint_is_the_one_that_was_trained(people, uninterrupted):
-    config = load(None, changes(people, uninterrupted, *THOROUGH))
-    network = fresh(setting_of(config)).network
-    assert isinstance(network, Recogniser)
-    network.load_state_dict(checkpoints.read(uninterrupted / "checkpoints" / "step-000000004" / "model.pt")["network"])
+def test_a_restored_network_has_the_averaged_weights(uninterrupted):
+    model = checkpoints.read(uninterrupted / "checkpoints" / "step-000000004" / "model.pt")
+    found = restore(uninterrupted).network.state_dict()
+    assert all(torch.equal(found[name], value) for name, value in model["average"]["values"].items())
+    assert not torch.equal(found["backbone.stem.0.weight"], model["network"]["backbone.stem.0.weight"])
+
+
+def test_a_run_measures_the_averaged_weights(people, tmp_path):
+    photos = [path.read_bytes() for path in sorted(people.glob("*/*.jpg"))][:8]
+    packed = PackedPairs(photos, np.array([True, True, True, False]))
+    write_bin(tmp_path / "pairs.bin", packed)
+    setting = setting_of(
+        load(None, changes(people, tmp_path, "optimiser.average=0.9", f"data.pairs={tmp_path}/pairs.bin"))
+    )
+    state = fresh(setting)
+    vectors = embed(of_network(state.network), photos)
+    with torch.no_grad():
+        for each in state.network.parameters():
+            each.add_(torch.randn_like(each))
+    scores = pair_scores(vectors, np.arange(8).reshape(-1, 2))
+    with Journal(tmp_path, total=1, step=0, silent=False) as journal:
+        found = _evaluate(setting, state, journal)
+    for mine, expected in zip(found, det_curve(scores[packed.same], scores[~packed.same]), strict=True):
+        assert np.array_equal(mine, expected)
+    (line,) = [json.loads(text) for text in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert line["accuracy"] == paired_accuracy(vectors, packed.same)
