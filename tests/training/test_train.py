@@ -421,22 +421,31 @@ def test_the_command_line_says_in_one_line_what_is_wrong(people, tmp_path, capsy
 
 
 def on_ranks(people, folder, *more):
-    last = train(load(None, changes(people, folder, *THOROUGH, *more)))
-    return {"last": str(last)}
+    config = load(None, changes(people, folder, *THOROUGH, *more))
+    taken_up = {}
+    if before := checkpoints.found(folder / "checkpoints"):
+        state = fresh(setting := setting_of(config))
+        _resume(setting, state, before[-1])
+        taken_up = {name: state.head.shard()[name].clone() for name in ("centres", "velocity")}
+    return {"last": str(train(config)), "taken_up": taken_up}
 
 
 def test_two_ranks_resume_bit_identically_and_one_and_four_take_their_run_up(people, tmp_path):
     whole = tmp_path / "whole"
     (answer, _) = run_on_ranks(2, made(tmp_path / "a"), on_ranks, people, whole)
     assert answer["last"].endswith("step-000000004")
+    shards = [checkpoints.read(whole / "checkpoints" / "step-000000003" / f"rank-{rank}-of-2.pt") for rank in (0, 1)]
     for ranks in (1, 2, 4):
         folder = tmp_path / f"on-{ranks}"
         kept = "checkpoints/step-000000003"
         shutil.copytree(whole / kept, folder / kept)
         if ranks == 1:
-            on_ranks(people, folder)
+            answers = [on_ranks(people, folder)]
         else:
-            run_on_ranks(ranks, made(tmp_path / f"b{ranks}"), on_ranks, people, folder)
+            answers = run_on_ranks(ranks, made(tmp_path / f"b{ranks}"), on_ranks, people, folder)
+        for name in ("centres", "velocity"):
+            joined = torch.cat([answer["taken_up"][name] for answer in answers])
+            assert torch.equal(joined, torch.cat([shard["centres"][name] for shard in shards]))
         last = folder / "checkpoints" / "step-000000004"
         assert checkpoints.read(last / "model.pt")["ranks"] == ranks
         if ranks == 2:
