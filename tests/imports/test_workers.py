@@ -149,7 +149,7 @@ def services(start_module, tmp_path_factory, postgres_server, root):
     return [start_module(folder / name, catalog=url, secret=secret, import_root=root) for name in ("one", "two")]
 
 
-class TestOfTwoProcesses:
+class TestOfTwoServices:
     """Two services over one PostgreSQL, each with helpers of its own."""
 
     def test_an_import_is_shared_and_done_once(self, services, root: Path):
