@@ -159,6 +159,13 @@ def test_the_demo_leaves_a_contact_sheet(outcomes):
     assert Path(sheet.removeprefix("Contact sheet: ")).is_file()
 
 
+def test_the_picture_of_the_demo_is_what_it_prints(outcomes):
+    demo = next(outcome for block, outcome in outcomes.items() if "vultus demo" in block.text)
+    printed = re.findall(r"^s\d+/\d+\.pgm.* (\d\.\d\d) +\d\.\d{4} ", demo.stdout, re.MULTILINE)
+    drawn = re.search(r"^    bar \[(.*)\]$", README.read_text(), re.MULTILINE)
+    assert [float(each) for each in drawn[1].split(", ")] == pytest.approx([float(each) for each in printed], abs=0.05)
+
+
 @pytest.mark.parametrize("heading", TABLES)
 def test_a_table_of_the_readme_is_that_of_the_code(heading):
     assert table_under(heading) == TABLES[heading](), "`python -m tests.readme` writes the tables anew"
