@@ -43,3 +43,15 @@ def tiny(tmp_path):
     yield again
     for indexes in opened:
         indexes.close()
+
+
+@pytest.fixture
+def kept(tiny, unit):
+    """An index of thirty people, all of them sealed, kept at revision 1 and closed."""
+    indexes = tiny()
+    index = indexes.of(OWNER, 0)
+    index.add(np.arange(30), unit(30))
+    indexes.settle()
+    index.keep(1)
+    index.close()
+    return index

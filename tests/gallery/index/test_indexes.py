@@ -39,26 +39,16 @@ def test_a_gpu_that_is_not_there_refuses_the_start(tmp_path):
         LocalIndexes(tmp_path, device="cuda")
 
 
-def test_what_belongs_to_a_dropped_gallery_is_deleted(tiny, unit, tmp_path):
-    indexes = tiny()
-    index = indexes.of(OWNER, 0)
-    index.add(np.arange(30), unit(30))
-    indexes.settle()
-    index.keep(1)
-    index.close()
+@pytest.mark.usefixtures("kept")
+def test_what_belongs_to_a_dropped_gallery_is_deleted(tiny, tmp_path):
     (tmp_path / "notes.txt").touch()
-    indexes.drop(OWNER.gallery_pk)
+    tiny().drop(OWNER.gallery_pk)
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 
 @pytest.mark.parametrize("harm", [lambda path: path.unlink(), lambda path: path.write_bytes(path.read_bytes()[:-9])])
+@pytest.mark.usefixtures("kept")
 def test_a_segment_that_is_gone_or_cut_short_means_starting_from_the_catalog(tiny, unit, tmp_path, harm, caplog):
-    indexes = tiny()
-    index = indexes.of(OWNER, 0)
-    index.add(np.arange(30), unit(30))
-    indexes.settle()
-    index.keep(1)
-    index.close()
     harm(next(tmp_path.glob("*.segment")))
     again = tiny().of(OWNER, 1)
     assert (len(again), again.kept) == (0, -1)

@@ -120,14 +120,8 @@ def test_a_limit_under_the_need_refuses_and_one_above_it_does_not(tiny, monkeypa
         index.close()
 
 
-def test_what_is_kept_is_opened_from_its_need_on(tiny, unit, monkeypatch):
-    indexes = tiny()
-    index = indexes.of(OWNER, 0)
-    index.add(np.arange(30), unit(30))
-    indexes.settle()
-    index.keep(1)
-    index.close()
-    sealed = sum(len(each.segment) for each in index._state.sealed)
+def test_what_is_kept_is_opened_from_its_need_on(tiny, kept, monkeypatch):
+    sealed = sum(len(each.segment) for each in kept._state.sealed)
     assert sealed == 30
     monkeypatch.setattr(memory, "used", lambda: 10 * memory.MEBI)
     allowed = 10 * memory.MEBI + memory.needed(OWNER.dim, sealed, 0)
