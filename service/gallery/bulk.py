@@ -271,9 +271,7 @@ def _add_to_owners(
 
 def _add_newcomers(tx: WriteTransaction, gallery: GalleryRecord, given: Newcomers) -> tuple[Rows, Embeddings]:
     vectors, quality = checked(given.embeddings, gallery.dim), np.array(given.quality, np.float32)
-    fused = np.empty_like(vectors)
-    for place in range(len(vectors)):
-        fused[place] = tx.fuse(vectors[place : place + 1], quality[place : place + 1])
+    fused = np.asarray(tx.fuse(vectors[:, np.newaxis], quality[:, np.newaxis]), np.float32)
     pks = _create(tx, gallery, given.persons, given.fields, 1, _stored(fused))
     _keep(
         tx,

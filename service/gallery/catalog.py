@@ -32,7 +32,8 @@ from service.gallery import migrations, schema
 from service.gallery.sqlite import SqliteStorage
 
 Fuse: TypeAlias = Callable[[NDArray[np.float32], NDArray[np.float32]], NDArray[np.floating[Any]]]
-"""(embeddings (n, dim), quality (n,)) -> the person's vector (dim,)."""
+"""(embeddings (n, dim), quality (n,)) -> the person's vector (dim,); of many people at once, with as many each,
+(people, n, dim) and (people, n) -> (people, dim)."""
 
 
 # Statements of the busiest paths are built once: building one takes longer than SQLite takes to run it.

@@ -32,7 +32,7 @@ State: TypeAlias = Literal["planning", "running", "done", "cancelled", "failed"]
 
 UNENDED: Final = ("planning", "running")
 
-Row: TypeAlias = list[Any]
+Row: TypeAlias = Sequence[Any]
 """One row of a manifest, or what became of it: values that JSON has."""
 
 
@@ -82,14 +82,18 @@ class Begun:
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """A leased run of rows; `done` of its `count` rows are decided, and `entries` are those that are left."""
+    """A leased run of rows, of whose `count` the first `done` are decided; `entries` are all of them, packed."""
 
     pk: int
     import_pk: int
     first: int
     count: int
     done: int
-    entries: tuple[Row, ...]
+    entries: bytes
+
+    def left(self) -> Sequence[Row]:
+        """The rows that are not decided; unpacked here and not where they are leased, in a transaction."""
+        return unpacked(self.entries)[self.done :]
 
 
 COLUMNS = columns(imports, ImportRecord)
@@ -251,8 +255,7 @@ def lease(tx: WriteTransaction, import_pk: int, worker: str, *, seconds: float) 
     if row is None:
         return None
     _hold(tx, [row.pk], worker, seconds)
-    entries = tuple(unpacked(row.entries)[row.done :])
-    return Shard(*row[:5], entries)
+    return Shard(*row)
 
 
 def renew(tx: WriteTransaction, pks: Sequence[int], worker: str, *, seconds: float) -> None:

@@ -13,7 +13,8 @@ import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import repeat
+from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,9 @@ COME_AGAIN_SECONDS = 2
 
 READERS = 64
 """Most readers at once; a connection is made when it is needed first."""
+
+AT_ONCE = 512
+"""Rows that one statement inserts."""
 
 ALL = ("PRAGMA foreign_keys = ON", f"PRAGMA busy_timeout = {WAIT_SECONDS * 1000}")
 WRITING = (
@@ -87,13 +91,17 @@ class SqliteStorage:
         """Nothing to do: a writing transaction has the file to itself."""
 
     def insert(self, connection: Connection, table: Table, rows: int, columns: Mapping[str, Any]) -> None:
-        """Insert many rows of values as the driver takes them."""
-        names, places = ", ".join(columns), ", ".join("?" * len(columns))
-        values = [given if isinstance(given, list) else repeat(given, rows) for given in columns.values()]
-        connection.exec_driver_sql(
-            f"INSERT INTO {table.name} ({names}) VALUES ({places})",  # noqa: S608 - names of the schema
-            list(zip(*values, strict=True)),
-        )
+        """Insert many rows of values as the driver takes them, `AT_ONCE` a statement.
+
+        A statement runs without the interpreter's lock; one a row would ask for it after each.
+        """
+        same = {name: given for name, given in columns.items() if not isinstance(given, list)}
+        apart = {name: given for name, given in columns.items() if isinstance(given, list)}
+        for first in range(0, rows, AT_ONCE):
+            count = min(AT_ONCE, rows - first)
+            parts = [given[first : first + count] for given in apart.values()]
+            values = (*same.values(), *chain.from_iterable(zip(*parts, strict=True)))
+            connection.exec_driver_sql(_insertion(table.name, tuple(same), tuple(apart), count), values)
 
     def draw(self, connection: Connection, table: Table, count: int) -> list[int]:
         """Return keys for rows to be inserted in this transaction: the highest that was ever used is kept in SQLite."""
@@ -141,6 +149,13 @@ class SqliteStorage:
             raise StorageError("too many transactions are open at once", retry_after=COME_AGAIN_SECONDS) from error
         except SQLAlchemyError as error:
             raise StorageError(f"the catalog refused a statement ({type(error).__name__})") from error
+
+
+@lru_cache(maxsize=64)
+def _insertion(table: str, same: tuple[str, ...], apart: tuple[str, ...], rows: int) -> str:
+    """The statement that inserts so many rows: of some columns one value that stands in each, of others one apiece."""
+    row = ", ".join([*(f"?{number + 1}" for number in range(len(same))), *("?" * len(apart))])
+    return f"INSERT INTO {table} ({', '.join(same + apart)}) VALUES {', '.join([f'({row})'] * rows)}"  # noqa: S608
 
 
 def _engine(path: Path, *, connections: int, begin: str, pragmas: tuple[str, ...]) -> Engine:

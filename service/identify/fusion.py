@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -22,21 +20,23 @@ def fuse(embeddings: NDArray[np.floating], quality: NDArray[np.floating]) -> NDA
     for the person.
 
     Args:
-        embeddings: unit vectors, shape (n, d), n >= 1.
-        quality: of each face, in [0, 1], shape (n,).
+        embeddings: unit vectors, shape (n, d), n >= 1; or of many people with as many templates each, (people, n, d).
+        quality: of each face, in [0, 1], shape (n,) or (people, n).
 
     Returns:
-        A unit vector, shape (d,), float32.
+        A unit vector, shape (d,), or one a person, (people, d); float32. A person's is the same either way.
 
     Raises:
         ValueError: no templates, or shapes that do not belong together.
     """
-    if embeddings.ndim != 2 or len(embeddings) == 0 or quality.shape != embeddings.shape[:1]:
+    if embeddings.ndim not in {2, 3} or embeddings.shape[-2] == 0 or quality.shape != embeddings.shape[:-1]:
         raise ValueError(f"embeddings {embeddings.shape} and quality {quality.shape} do not belong together")
-    if len(embeddings) == 1:
-        # What the rest comes to, digit for digit, in a fifth of the time: most people of a large import have one.
-        alone = embeddings[0].astype(np.float64)
-        return np.asarray(alone / math.sqrt(alone @ alone), np.float32)
+    if embeddings.shape[-2] == 1:
+        # What the rest comes to, digit for digit, and of many at once: most people of a large import have one.
+        alone = embeddings[..., 0, :].astype(np.float64)
+        return np.asarray(alone / np.sqrt(np.vecdot(alone, alone))[..., np.newaxis], np.float32)
+    if embeddings.ndim == 3:
+        return np.stack([fuse(theirs, weights) for theirs, weights in zip(embeddings, quality, strict=True)])
     q = np.clip(quality.astype(np.float64), LOW, HIGH)
     w = q / (1 - q**2)
     mean = (w / w.sum()) @ embeddings.astype(np.float64)

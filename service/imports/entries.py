@@ -73,10 +73,6 @@ class Entry(NamedTuple):
     known: Mapping[str, Any] = NOTHING
     fault: tuple[str, str] | None = None
 
-    def row(self) -> Row:
-        """The entry as it is kept."""
-        return list(self)
-
     @classmethod
     def of(cls, row: Row) -> Entry:
         """The entry that was kept."""
@@ -114,10 +110,6 @@ class Done(NamedTuple):
     resembles: str = ""
     similarity: float | None = None
     quality: float | None = None
-
-    def row(self) -> Row:
-        """The outcome as it is kept."""
-        return list(self)
 
 
 def invalid(entry: Entry) -> Done:

@@ -166,20 +166,21 @@ def _alone(seen: Sequence[Seen], owners: Mapping[str, Owner]) -> list[int]:
 
 def _newcomers(seen: Sequence[Seen]) -> tuple[Newcomers, list[Done]]:
     """What is kept of rows that no other one touches, and their lines, as the court would say it one by one."""
-    faces = drawn(len(seen))
-    sights = [item.sight for item in seen]
+    entries, digests, found, *_ = zip(*seen, strict=True)
+    photos, persons, *_ = zip(*entries, strict=True)
+    sights: tuple[Sight, ...] = found
     newcomers = Newcomers(
-        [item.entry.person for item in seen],
-        [item.entry.fields() for item in seen],
-        faces,
-        [item.digest for item in seen],
-        [sight.embedding for sight in sights if sight is not None and sight.embedding is not None],
-        [sight.quality for sight in sights if sight is not None],
-        [sight.box for sight in sights if sight is not None],
+        persons=list(persons),
+        fields=[entry.fields() for entry in entries],
+        faces=drawn(len(seen)),
+        photo_digests=list(digests),
+        embeddings=[sight.embedding for sight in sights if sight.embedding is not None],
+        quality=[sight.quality for sight in sights],
+        boxes=[sight.box for sight in sights],
     )
     lines = [
-        Done(item.entry.photo, item.entry.person, "enrolled", "", "", face, "", None, round(quality, 4))
-        for item, face, quality in zip(seen, faces, newcomers.quality, strict=True)
+        Done(photo, person, "enrolled", face=face, quality=round(quality, 4))
+        for photo, person, face, quality in zip(photos, persons, newcomers.faces, newcomers.quality, strict=True)
     ]
     return newcomers, lines
 

@@ -236,7 +236,7 @@ class Worker:
             def keep(tx: WriteTransaction, rows: list[Entry] = rows, first: int = total) -> bool:
                 mine = imports.claim(tx, job.pk, self._name, seconds=LEASE_SECONDS, anew=False)
                 if mine:
-                    imports.add_shard(tx, job.pk, first, [entry.row() for entry in rows])
+                    imports.add_shard(tx, job.pk, first, rows)
                 return mine
 
             if not self._write(keep):
@@ -295,7 +295,7 @@ class Worker:
             )
             if shard is None:
                 return
-            entries = [Entry.of(row) for row in shard.entries]
+            entries = [Entry.of(row) for row in shard.left()]
             for first in range(0, len(entries), rows):
                 part = entries[first : first + rows]
                 yield _Slice(shard, shard.done + first, part, looking.begin(part))
@@ -379,7 +379,7 @@ class Worker:
                     tx,
                     first.shard,
                     first.place,
-                    [item.row() for item in verdicts.done],
+                    verdicts.done,
                     tally,
                     before=before,
                     worker=self._name,

@@ -9,6 +9,7 @@ from service.gallery import bulk, changes, faces, forgetting, galleries, people
 from service.gallery.bulk import Addition, Newcomers, Owner, Refusal
 from service.gallery.records import PersonFields
 from service.gallery.schema import refusals
+from service.gallery.sqlite import AT_ONCE
 
 ODD = 'Zoë\\ "quoted"\ttab\nline\r\\N'
 
@@ -147,3 +148,20 @@ class TestOfRefusals:
             forgetting.forget(tx, gallery.pk, "anna")
         with catalog.read() as reading:
             assert reading.connection.execute(select(refusals)).all() == []
+
+
+def test_more_newcomers_than_a_statement_takes_are_all_kept_in_their_order(catalog, gallery, template):
+    count, one = 2 * AT_ONCE + 3, template(1)
+    people_, made = [f"p{number}" for number in range(count)], [f"f_{number}" for number in range(count)]
+    digests, quality = [f"{number:064x}" for number in range(count)], [number / count for number in range(count)]
+    with catalog.write() as tx:
+        record = galleries.by_pk(tx, gallery.pk)
+        vectors = [one.embedding] * count
+        newcomers = Newcomers(people_, [PersonFields()] * count, made, digests, vectors, quality, [one.box] * count)
+        bulk.add(tx, record, {}, [], newcomers)
+    with catalog.read() as reading:
+        kept = bulk.read(reading, gallery.pk, people_, gallery.dim)
+    assert {person: (owner.photos, owner.quality) for person, owner in kept.items()} == {
+        person: ({digest: face}, [seen])
+        for person, face, digest, seen in zip(people_, made, digests, quality, strict=True)
+    }

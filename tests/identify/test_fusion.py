@@ -38,6 +38,14 @@ def test_one_template_stands_for_itself():
     np.testing.assert_allclose(fuse(unit(1), np.array([0.3])), unit(1)[0], atol=1e-7)
 
 
+@pytest.mark.parametrize("templates", [1, 3])
+def test_many_people_at_once_come_out_as_one_by_one(templates):
+    embeddings = unit(20 * templates, dim=129).reshape(20, templates, 129)
+    quality = np.random.default_rng(1).random((20, templates))
+    alone = [fuse(theirs, weights) for theirs, weights in zip(embeddings, quality, strict=True)]
+    np.testing.assert_array_equal(fuse(embeddings, quality), alone)
+
+
 @given(QUALITY)
 def test_the_order_of_templates_does_not_matter(quality):
     embeddings, quality = unit(len(quality), seed=3), np.array(quality)

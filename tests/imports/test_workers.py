@@ -85,7 +85,7 @@ def test_the_shard_of_a_dead_worker_is_taken_over_where_it_was_left(catalog, job
     assert leased(catalog, job, "heir") is None
     expire(catalog)
     taken = leased(catalog, job, "heir")
-    assert (taken.pk, taken.done, len(taken.entries)) == (dead.pk, 2, 1)
+    assert (taken.pk, taken.done, len(taken.left())) == (dead.pk, 2, 1)
 
 
 def test_a_worker_that_was_taken_over_cannot_commit(catalog, job):
