@@ -11,7 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from training.data import Source, decode
+from training.photos import decode
+from training.sources import Source
 from training.teacher import open_model
 
 Embedder = Callable[[NDArray[np.uint8]], NDArray[np.float32]]

@@ -20,7 +20,6 @@ import numpy as np
 
 from service.artifact.store import ModelStore
 from service.errors import VultusError
-from training.data import Source, open_source
 from training.embed import Model, PhotosOf, embed, of_network, of_onnx
 from training.errors import EvaluationError
 from training.figures import (
@@ -37,6 +36,7 @@ from training.plots import plot
 from training.records import PackedPairs
 from training.remote import ServiceModel
 from training.restore import restore
+from training.sources import Source, open_source
 from training.verification import pair_scores
 from training.verification_sets import open_pairs
 

@@ -30,11 +30,11 @@ from service.errors import ModelExistsError, VultusError
 from service.vision import choice, engines
 from training import variants
 from training.backbones import SIDE, Recogniser
-from training.data import Source, open_source
 from training.embed import of_network, of_onnx
 from training.errors import DataError
 from training.parity import Parity, Proof, check, compared, proof_of_pairs, proof_of_people, shown
 from training.restore import Trained, restore
+from training.sources import Source, open_source
 from training.verification_sets import open_pairs
 
 OPSET = 23

@@ -13,10 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.artifact import sample
-from training.data import Source, decode
 from training.embed import Embedder, unit
 from training.errors import ParityError
+from training.photos import decode
 from training.records import PackedPairs
+from training.sources import Source
 from training.verification import (
     AcceptRate,
     accuracy_of_scores,

@@ -32,9 +32,9 @@ from service.vision import engines
 from service.vision.align import align
 from service.vision.decode import decode
 from service.vision.detect import Detector
-from training.data import Folder
 from training.embed import PhotosOf, embed, of_onnx
 from training.errors import DataError
+from training.folder import Folder
 from training.lookover import SIDE, UNLABELLED, alike, copies, disagreeing, means_of
 
 LIMITS = {"max_bytes": 1 << 28, "max_pixels": 200_000_000}

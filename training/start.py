@@ -17,15 +17,17 @@ from torch.nn.parallel import DistributedDataParallel
 
 from service.artifact.files import sha256
 from training.backbones import BACKBONES, Recogniser
+from training.batches import Crops, Teach
 from training.config import Config, OptimiserConfig
-from training.data import Crops, Folder, Joined, Source, Teach, frequent, open_source, usable
 from training.errors import ConfigError
+from training.folder import Folder
 from training.fused import library
 from training.margins import MARGINS
 from training.partial_fc import PartialFC
 from training.records import PackedPairs, read_bin
 from training.samplers import MixedPlan, PeoplePlan, Plan, RandomPlan
 from training.schedule import Average, groups
+from training.sources import Joined, Source, frequent, open_source, usable
 from training.teacher import Watching, dimension, embed_photos
 
 

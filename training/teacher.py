@@ -22,8 +22,9 @@ from torch.nn import functional
 from service.artifact.files import sha256, write_atomic
 from service.errors import EngineAbsentError
 from service.vision import engines
-from training.data import Source, decode
 from training.errors import ConfigError, DataError
+from training.photos import decode
+from training.sources import Source
 
 
 def towards(student: Tensor, teacher: Tensor) -> Tensor:

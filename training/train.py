@@ -23,8 +23,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from service.errors import VultusError
 from training import checkpoints
+from training.batches import Batch, batches
 from training.config import Config, load
-from training.data import Batch, batches
 from training.diagnose import first_bad
 from training.embed import embed, of_network
 from training.errors import CheckpointError, NotFiniteError

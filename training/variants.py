@@ -27,8 +27,9 @@ from service.artifact.halve import halve
 from service.artifact.quantise import Ranges, observe, quantise
 from service.errors import EngineError
 from service.vision import choice, engines
-from training.data import Source, decode
 from training.embed import embed, of_onnx, unit
+from training.photos import decode
+from training.sources import Source
 
 Precision = Literal["int8", "bf16"]
 

@@ -115,7 +115,9 @@ def synthetic(report: Report, size: Size, asked: argparse.Namespace) -> None:
             if asked.only in {None, "reliability"}:
                 reliability(report, made, bench.plans(), bench.scale, bench.rule, size.reliability, bench.told)
             if asked.only in {None, "strangers"}:
-                Strangers(report, made, bench.devices, dimension, alpha, size.strangers, bench.rule).arms()
+                strangers = Strangers(report, made, bench.devices, dimension, alpha, size.strangers, bench.rule)
+                strangers.scales()
+                strangers.arms()
 
 
 class Bench:

@@ -25,9 +25,9 @@ NOBODY = np.empty(0, np.int64)
 
 
 @lru_cache(maxsize=8)
-def scale(dimension: float, shift: float, pairs: int) -> Calibration:
+def scale(dimension: float, shift: float, pairs: int, seed: int = 0) -> Calibration:
     """What the scores mean, from samples of them as a gallery would draw."""
-    random, deviation = np.random.default_rng(0), dimension**-0.5
+    random, deviation = np.random.default_rng(seed), dimension**-0.5
     first = fit(random.normal(MATE_MEAN, MATE_DEVIATION, 20_000), random.normal(shift, deviation, 1_000_000))
     kept = max(20_000, pairs // 300_000)
     return deepen(first, shift - deviation * ndtri(random.random(kept) * kept / pairs), pairs)

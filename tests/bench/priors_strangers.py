@@ -20,6 +20,9 @@ DIGITS, SLIP = 4, 0.02
 CLAIMS, TYPED = 4, 2
 """Claims, and digits typed, that are tried at each device."""
 
+SCALES = 25
+"""Scales, each of other pairs, whose thresholds are compared."""
+
 
 class Strangers:
     """Strangers at some devices of a country, of one effective dimension and at one target rate."""
@@ -30,8 +33,8 @@ class Strangers:
         self.report, self.made, self.devices, self.dimension = report, made, devices, dimension
         self.alpha, self.strangers, self.rule = alpha, strangers, rule
         self.random = np.random.default_rng(dimension)
-        pairs = int(60 * made.people / alpha)
-        self.usual, self.alike = scale(dimension, 0.0, pairs), scale(dimension, SHIFT, pairs)
+        self.pairs = int(60 * made.people / alpha)
+        self.usual, self.alike = scale(dimension, 0.0, self.pairs), scale(dimension, SHIFT, self.pairs)
         self.intact = self.planned(made)
 
     def arms(self) -> None:
@@ -69,6 +72,34 @@ class Strangers:
                 people=self.made.people,
                 certainty=self.rule.certainty,
             )
+
+    def scales(self) -> None:
+        """What the thresholds spend of the rate by the true distribution of the scores, and with other scales.
+
+        Each scale is fitted to pairs of its own, as many; how they differ is what counting strangers cannot tell, since
+        all of them meet the thresholds of one.
+        """
+        note(f"{SCALES} scales ...")
+        spent = [self.spent(scale(self.dimension, 0.0, self.pairs, seed)) for seed in range(SCALES)]
+        low, high = np.quantile(spent, [0.025, 0.975])
+        self.report.figure(
+            "spent_over_target",
+            round(float(np.mean(spent)), 3),
+            "x",
+            low=round(float(low), 2),
+            high=round(float(high), 2),
+            of_this_scale=round(spent[0], 3),
+            scales=SCALES,
+            pairs=self.pairs,
+            d_eff=self.dimension,
+            alpha=self.alpha,
+            people=self.made.people,
+        )
+
+    def spent(self, usual: Calibration) -> float:
+        """How often strangers pass somebody's threshold, over the rate, at all devices together."""
+        budgets = [plan(self.made, device, usual, usual, self.alpha, self.alpha).budget for device in self.devices]
+        return float(np.mean([Lucky(self.made, each, self.dimension).rate for each in budgets])) / self.alpha
 
     def planned(self, world: World, *, near: Calibration | None = None, share: float = 1.0) -> dict[int, Plan]:
         """What is expected at each device."""

@@ -30,8 +30,8 @@ from tests.bench.report import Report, note, parser
 from tests.bench.train_lfw import accuracy, ready
 from training import checkpoints
 from training.backbones import MobileFaceNet
+from training.batches import Batch
 from training.config import load
-from training.data import Batch
 from training.fused import library
 from training.heads import MarginHead
 from training.margins import arcface, cosface

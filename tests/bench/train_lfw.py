@@ -23,8 +23,8 @@ from service.settings import CHECKOUT
 from tests.bench.lfw_data import Lfw, Pair, load_lfw
 from tests.bench.report import Report, note
 from training.config import load
-from training.data import Folder
 from training.embed import PhotosOf, embed, of_network
+from training.folder import Folder
 from training.prepare import prepare
 from training.restore import restore
 from training.train import train

@@ -12,10 +12,10 @@ from PIL import Image
 from service.artifact.store import ModelStore
 from service.settings import CHECKOUT
 from tests.faces import orl
-from training.data import open_source
 from training.errors import DataError
 from training.lookover import copies
 from training.prepare import main, prepare
+from training.sources import open_source
 
 STORE = ModelStore(CHECKOUT / "models")
 

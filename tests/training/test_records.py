@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from tests.training.photos import jpeg
-from training.data import open_source
 from training.errors import DataError
 from training.records import MAGIC, PackedPairs, RecordFile, read_bin, write_bin, write_records
+from training.sources import open_source
 
 
 def test_what_was_written_is_read_back(tmp_path):

@@ -11,11 +11,14 @@ from onnx import TensorProto, helper
 from tests.training.models import tiny_model
 from tests.training.photos import jpeg, people_folder
 from training.augment import Augmentation
-from training.data import Crops, Folder, batches, decode, open_source
+from training.batches import Crops, batches
 from training.embed import of_onnx
 from training.errors import ConfigError
+from training.folder import Folder
+from training.photos import decode
 from training.samplers import RandomPlan
 from training.shards import write_shards
+from training.sources import open_source
 from training.teacher import Watching, dimension, embed_photos, open_model, relations, towards
 
 

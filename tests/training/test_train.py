@@ -19,8 +19,8 @@ from tests.training.models import tiny_model
 from tests.training.photos import jpeg, people_folder
 from tests.training.ranks import run_on_ranks
 from training import checkpoints
+from training.batches import batches
 from training.config import load
-from training.data import batches
 from training.embed import embed, of_network
 from training.errors import CheckpointError, CheckpointSpaceError, ConfigError, DataError, NotFiniteError
 from training.journal import Journal

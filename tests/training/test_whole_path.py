@@ -10,12 +10,12 @@ from tests.cli.running import vultus
 from tests.conftest import Gallery, running
 from tests.faces import orl, orl_photo
 from training.config import load
-from training.data import open_source
 from training.embed import embed, of_network
 from training.evaluate import evaluate_people, open_model
 from training.export import export
 from training.figures import Curve
 from training.prepare import prepare
+from training.sources import open_source
 from training.start import fresh, setting_of
 from training.train import train
 
