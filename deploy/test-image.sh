@@ -23,16 +23,18 @@ work=$(mktemp -d)
 data=$work/data
 container=
 service=
-# The process in the container behind those of buildah, which pass no signal on.
-innermost() {
+# The service itself, behind the processes of buildah, which pass no signal on; it has children of its own.
+the_service() {
     inner=$1
-    while child=$(ps -o pid= --ppid "$inner" | head -1) && [ -n "$child" ]; do
+    while [ "$(ps -o comm= -p "$inner")" != vultus ]; do
+        child=$(ps -o pid= --ppid "$inner" | head -1)
+        [ -n "$child" ] || return 1
         inner=$((child))
     done
     echo "$inner"
 }
 clean() {
-    [ -z "$service" ] || kill "$(innermost "$service")" 2>/dev/null || true
+    [ -z "$service" ] || kill "$(the_service "$service")" 2>/dev/null || true
     [ -z "$service" ] || wait "$service" 2>/dev/null || true
     [ -z "$container" ] || buildah rm "$container" >/dev/null
     rm -rf "$work"
@@ -153,7 +155,7 @@ say "identified   a known face: $known, a stranger: $unknown"
 run vultus backup - >"$work/vultus.backup"
 cp "$data/secret" "$work/secret"
 began=$(date +%s)
-kill -TERM "$(innermost "$service")"
+kill -TERM "$(the_service "$service")"
 code=0
 wait "$service" || code=$?
 service=

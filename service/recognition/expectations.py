@@ -113,6 +113,27 @@ class Expected:
     habits: Habits
 
 
+@dataclass(frozen=True)
+class _Terms:
+    """What an answer is bound to.
+
+    Attributes:
+        gallery_pk: the gallery.
+        alpha: the rate that the answer shall stand for,
+        share: and what of it this call may spend.
+        insist: see `share_out`.
+        asking: whether digits may be asked for.
+        scan_share: see `in_order`.
+    """
+
+    gallery_pk: int
+    alpha: float
+    share: float
+    insist: bool
+    asking: bool
+    scan_share: float
+
+
 @dataclass(frozen=True, eq=False)
 class _Plan:
     stamp: tuple[int, ...]
@@ -179,9 +200,9 @@ class Expectations:
                 hashed = self._catalog.digits_hash(gallery_pk, context.digits)
                 matches = np.array(people.with_digits(reading, gallery_pk, hashed), np.int64)
         share = alpha * (ASK_SHARE if matches is not None else 1 - ASK_SHARE if asking else 1.0)
-        usual = partial(self._usual, gallery_pk, plan, alpha, share, insist, asking, scan_share)
+        terms = _Terms(gallery_pk, alpha, share, insist, asking and matches is None, scan_share)
         if claim is None and matches is None and evidence is None:
-            return usual()
+            return self._usual(terms, plan)
         before, tiers, local = plan.prior, plan.tiers, plan.local
         if evidence is not None and len(evidence) == len(before.residents.rows):
             before = weighed(before, evidence)
@@ -191,20 +212,10 @@ class Expectations:
         if matches is not None and context.digits is not None:
             before = digits_given(before, matches, len(context.digits), plan.habits)
             tiers = (Tier("digits", matches), *tiers)
-        return self._expected(
-            gallery_pk,
-            before,
-            plan,
-            tiers,
-            alpha,
-            share,
-            insist,
-            asking and matches is None,
-            matches,
-            scan_share,
-            local,
-            None if claim is None else (claim, float(usual().budget.thresholds(np.array([claim]))[0])),
-        )
+        anyway = None
+        if claim is not None:
+            anyway = claim, float(self._usual(terms, plan).budget.thresholds(np.array([claim]))[0])
+        return self._expected(terms, before, local, tiers, plan.habits, matches, anyway)
 
     def scenes(self, gallery_pk: int, *, now: datetime) -> tuple[list[Scene], Residents]:
         """The visits of the busiest devices, cut so that a fifth of the days of each lies after the cut. Blocks."""
@@ -229,24 +240,15 @@ class Expectations:
             people_, map_, _ = everybody.follow(reading, gallery_pk, gravity, None)
         return [scene for scene, regions in found if regions == len(people_.population)], people_
 
-    def _usual(
-        self,
-        gallery_pk: int,
-        plan: _Plan,
-        alpha: float,
-        share: float,
-        insist: bool,  # noqa: FBT001 (private, handed through)
-        asking: bool,  # noqa: FBT001 (the same)
-        scan_share: float,
-    ) -> Expected:
+    def _usual(self, terms: _Terms, plan: _Plan) -> Expected:
         """What a plan expects of whoever claims nothing, as it was worked out before where that is kept."""
-        key = (alpha, share, insist)
+        key = (terms.alpha, terms.share, terms.insist)
         with self._lock:
             kept = plan.budgets.get(key)
             if kept is not None:
                 plan.budgets.move_to_end(key)
                 return kept
-        made = self._expected(gallery_pk, plan.prior, plan, plan.tiers, alpha, share, insist, asking, None, scan_share)
+        made = self._expected(terms, plan.prior, plan.local, plan.tiers, plan.habits)
         with self._lock:
             plan.budgets[key] = made
             while len(plan.budgets) > RATES_KEPT:
@@ -255,28 +257,25 @@ class Expectations:
 
     def _expected(
         self,
-        gallery_pk: int,
+        terms: _Terms,
         before: Prior,
-        plan: _Plan,
+        local: NDArray[np.bool_],
         tiers: Sequence[Tier],
-        alpha: float,
-        share: float,
-        insist: bool,  # noqa: FBT001 (private, handed through)
-        asking: bool,  # noqa: FBT001 (the same)
-        matches: Rows | None,
-        scan_share: float,
-        local: NDArray[np.bool_] | None = None,
+        habits: Habits,
+        matches: Rows | None = None,
         claim: tuple[int, float] | None = None,
     ) -> Expected:
         """Share the rate out; `claim` is whom the visitor claims to be and the cosine that suffices without it."""
+        alpha, share = terms.alpha, terms.share
         limits = floors(alpha, before.residents.people, matches)
-        scales = self._scales(gallery_pk, before, plan.local if local is None else local, alpha)
+        scales = self._scales(terms.gallery_pk, before, local, alpha)
         if claim is not None:
             row, anyway = claim
             limits = claiming(limits, row, float(scales.near.survival(np.array([anyway]))[0]))
-        budget = share_out(before, scales, share, limits, insist=insist)
+        budget = share_out(before, scales, share, limits, insist=terms.insist)
         stated = alpha if budget.fpir <= share else min(1.0, budget.fpir + alpha - share)
-        return Expected(stated, budget, in_order(tiers, budget, scan_share), DIGITS if asking else 0, plan.habits)
+        asked = DIGITS if terms.asking else 0
+        return Expected(stated, budget, in_order(tiers, budget, terms.scan_share), asked, habits)
 
     def _scales(self, gallery_pk: int, before: Prior, local: NDArray[np.bool_], alpha: float) -> Scales:
         """What cosines mean near and far, by the calibrations that can vouch for the rate."""
