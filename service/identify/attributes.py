@@ -153,6 +153,7 @@ def weighed(before: Prior, evidence: Numbers) -> Prior:
         unknown=before.unknown / total,
         named=named / total,
         others=others / total,
+        others_held=np.repeat(before.others_held, len(levels)),
         counts=counts,
         residents=split,
     )

@@ -1,7 +1,8 @@
 """How one error budget is shared: a threshold of their own for everybody in the gallery.
 
-A person is accepted where pi_i L_i >= lambda pi_u, so the threshold of j is t_j = LLR^-1(ln(lambda pi_u / pi_j)), and
-never under the floor of a 1:1 comparison. By the union bound a stranger is accepted as anybody at most with probability
+A person is accepted where c_i pi_i L_i >= lambda pi_u, c_i what the cap leaves of their prior (see `prior`), so the
+threshold of j is t_j = LLR^-1(ln(lambda pi_u / c_j pi_j)), and never under the floor of a 1:1 comparison. By the union
+bound a stranger is accepted as anybody at most with probability
 
     sum_j F0bar(max(t_j, floor)) = alpha
 
@@ -111,7 +112,7 @@ class Budget:
 
     Attributes:
         fpir: the rate that they stand for.
-        demand: ln(lambda pi_u): an LLR of `demand - ln pi` is needed.
+        demand: ln(lambda pi_u): an LLR of `demand - ln(c pi)` is needed, c what the cap leaves of pi.
         floors: the rates of the floor.
         scales: what cosines mean.
         prior: of the context.
@@ -132,7 +133,8 @@ class Budget:
         """What is expected of some people, all in one: looking up where a million live costs more than the rest."""
         homes, named = self.prior.residents.homes(rows), self.prior.names(rows)
         prior, near = self.prior.of(rows, homes=homes, named=named), named | self.scales.local[homes]
-        wanted = self.demand - np.log(prior)
+        held = self.prior.held_of(rows, homes=homes, named=named)
+        wanted = self.demand - np.log(held * prior)
         tail = self.scales.far.score(wanted)
         if self.scales.near is not self.scales.far:
             tail = np.where(near, self.scales.near.score(wanted), tail)
@@ -215,7 +217,7 @@ def share_out(prior: Prior, scales: Scales, alpha: float, limits: Floors, *, ins
         FpirNotSupportedError: the caller insists on a rate that the calibration cannot vouch for.
     """
     people = max(prior.residents.people, 1)
-    named, others = np.log(prior.named), np.log(prior.others)
+    named, others = np.log(prior.held * prior.named), np.log(prior.others_held * prior.others)
     sure, local = np.isin(prior.rows, limits.vouched), scales.local
     said = np.isin(prior.rows, limits.claimed) & ~sure
     usual = ~sure & ~said

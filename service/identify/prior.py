@@ -4,7 +4,8 @@
     level     P(i) = (n_i - d w_i) / (n + theta) + b P'(i),  w_i the weight of the last visit of i, P' the coarser level
               b    = (theta + d sum_j w_j) / (n + theta)                                   Pitman-Yor (Teh 2006)
     regions   P'(i) = K(h_i, g) / Z  at the end, h_i the home of i                         see `travel`
-    person    pi_i = (1 - pi_u) min{(1 - eps) P(i) + eps / N, cap / N}
+    person    pi_i = (1 - pi_u) {(1 - eps) P(i) + eps / N}
+    held      c_i  = min{1, cap / N / ((1 - eps) P(i) + eps / N)}                        thresholds go by c_i pi_i
 
 A million people cost no more than the few who are singled out. Whoever has no visit at any level has
 P(i) = B K(h_i, g) / Z with one and the same B, the product of all b: everybody else of one home region shares one
@@ -16,6 +17,10 @@ would wipe out whoever came once as soon as w_i falls under d: a device that was
 everybody but its most frequent guests.
 
 Nobody is ever excluded: eps / N is what remains for those whom nothing speaks for.
+
+The cap bounds how easily a context lets somebody pass, so it belongs to the thresholds (`budget`). Inside pi itself it
+would take away what the regulars of a device are expected by, without anybody being expected instead: the pi no longer
+sum to 1, and a posterior says too little (see the README).
 """
 
 from __future__ import annotations
@@ -48,7 +53,7 @@ class Habits:
         cell_discount: d in a cell, where most people are seen once,
         cell_theta: and theta.
         eps: share of the prior spread evenly over everybody.
-        cap: most that the context may lift a person above the even share, as a factor.
+        cap: most that the context may lift a person above the even share where thresholds go by it, as a factor.
         unknown: pibar, share of visitors who are nobody in the gallery, where a device has not told otherwise.
         kappa: visits that `unknown` is worth.
         slip: e, how often people mistype their digits.
@@ -125,6 +130,8 @@ class Prior:
         rows: people named one by one, unique and rising, (n,).
         named: pi of each of them, (n,).
         others: pi of anybody else who lives in a region, (r,).
+        held: the share of each of them that thresholds go by, (n,),
+        others_held: and that of the others, (r,).
         counts: how many others live there, (r,).
         residents: where everybody lives.
     """
@@ -133,12 +140,14 @@ class Prior:
     rows: Rows
     named: Numbers
     others: Numbers
+    held: Numbers
+    others_held: Numbers
     counts: Numbers
     residents: Residents
 
     @property
     def enrolled(self) -> float:
-        """The sum of everybody's prior; with `unknown` it is 1 at most."""
+        """The sum of everybody's prior; with `unknown` it is 1."""
         return float(self.named.sum() + self.counts @ self.others)
 
     def names(self, rows: Rows) -> NDArray[np.bool_]:
@@ -154,6 +163,15 @@ class Prior:
         found = np.array(self.others[self.residents.homes(rows) if homes is None else homes])
         known = self.names(rows) if named is None else named
         found[known] = self.named[self._places(rows[known])]
+        return found
+
+    def held_of(
+        self, rows: Rows, *, homes: NDArray[np.int64] | None = None, named: NDArray[np.bool_] | None = None
+    ) -> Numbers:
+        """The share of some people's prior that thresholds go by, (k,); arguments as in `of`."""
+        found = np.array(self.others_held[self.residents.homes(rows) if homes is None else homes])
+        known = self.names(rows) if named is None else named
+        found[known] = self.held[self._places(rows[known])]
         return found
 
     def _places(self, rows: Rows) -> Rows:
@@ -200,13 +218,10 @@ def prior(levels: Sequence[Level], everybody: Residents, affinity: Numbers, unkn
         named, others = back_off * named, back_off * others
         named[np.searchsorted(rows, level.rows)] += (level.counts - discount) / total
 
-    def spread(share: Numbers) -> Numbers:
-        return np.asarray(
-            (1 - unknown) * np.minimum((1 - habits.eps) * share + habits.eps / people, habits.cap / people)
-        )
-
+    named, others = ((1 - habits.eps) * share + habits.eps / people for share in (named, others))
+    held, others_held = (np.minimum(1.0, habits.cap / people / share) for share in (named, others))
     counts = everybody.population - np.bincount(everybody.homes(rows), minlength=len(base))
-    return Prior(unknown, rows, spread(named), spread(others), counts, everybody)
+    return Prior(unknown, rows, (1 - unknown) * named, (1 - unknown) * others, held, others_held, counts, everybody)
 
 
 def claimed(before: Prior, row: int) -> Prior:
@@ -216,9 +231,10 @@ def claimed(before: Prior, row: int) -> Prior:
     floor of the decision (`budget.claiming`).
     """
     opened = _naming(before, np.array([row], np.int64))
-    named = (1 - CLAIMED) * opened.named
-    named[np.searchsorted(opened.rows, row)] += CLAIMED * before.enrolled
-    return replace(opened, named=named, others=(1 - CLAIMED) * opened.others)
+    named, held, place = (1 - CLAIMED) * opened.named, opened.held.copy(), np.searchsorted(opened.rows, row)
+    named[place] += CLAIMED * before.enrolled
+    held[place] = 1.0
+    return replace(opened, named=named, held=held, others=(1 - CLAIMED) * opened.others)
 
 
 def digits_given(before: Prior, matches: Rows, digits: int, habits: Habits) -> Prior:
@@ -252,4 +268,4 @@ def _naming(before: Prior, rows: Rows) -> Prior:
         return before
     union = np.union1d(before.rows, more)
     counts = before.counts - np.bincount(before.residents.homes(more), minlength=len(before.counts))
-    return replace(before, rows=union, named=before.of(union), counts=counts)
+    return replace(before, rows=union, named=before.of(union), held=before.held_of(union), counts=counts)

@@ -74,6 +74,7 @@ def main() -> None:
     options.add_argument("--dimension", type=int, action="append", help="only these effective dimensions; 0 for none")
     options.add_argument("--alpha", type=float, action="append", help="only these target rates")
     options.add_argument("--certainty", type=float, default=Rule().certainty, help="least posterior of a match")
+    options.add_argument("--cap", type=float, default=HABITS.cap, help="most that a context may lift a person")
     options.add_argument("--embeddings", type=Path, help="file that keeps the embeddings of LFW between runs")
     options.add_argument("--only", choices=PARTS, help="only this part")
     options.add_argument("--out", type=Path, help="folder for plots")
@@ -106,6 +107,7 @@ def main() -> None:
 def synthetic(report: Report, size: Size, asked: argparse.Namespace) -> None:
     """Every effective dimension at every target rate."""
     made = world(size.people, size.regions, size.devices)
+    made = replace(made, habits=replace(made.habits, cap=asked.cap))
     for dimension in asked.dimension or DIMENSIONS:
         for alpha in size.alphas:
             note(f"d = {dimension}, alpha = {alpha:g} ...")
@@ -127,6 +129,7 @@ class Bench:
         self.report, self.size, self.world, self.dimension, self.alpha = report, size, made, dimension, alpha
         self.rule = rule
         self.told = {"d_eff": dimension, "alpha": alpha, "people": size.people, "certainty": rule.certainty}
+        self.told["cap"] = made.habits.cap
         self.random = np.random.default_rng(dimension)
         self.scale = scale(dimension, 0.0, int(60 * size.people / alpha))
         self.devices: list[int] = self.random.choice(size.devices, size.visited, replace=False).tolist()
@@ -180,7 +183,7 @@ class Bench:
 
     def look(self, here: Plan, rule: Rule, probe: Scorer) -> Found:
         """The service's own look at a probe."""
-        return look(here.budget, rule, HABITS, here.tiers, probe.score, probe.search, top=5)
+        return look(here.budget, rule, self.world.habits, here.tiers, probe.score, probe.search, top=5)
 
     def twice(self, here: Plan, row: int, mated: float) -> Found:
         """The answer of a visitor who is asked for digits where that helps, and mistypes them now and then."""

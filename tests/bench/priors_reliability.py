@@ -17,7 +17,7 @@ from service.identify.calibration import Calibration
 from service.identify.decision import threshold
 from service.identify.planner import Rule, look
 from tests.bench.priors_scores import MATE_DEVIATION, MATE_MEAN, Scorer
-from tests.bench.priors_world import HABITS, Plan, World
+from tests.bench.priors_world import Plan, World
 from tests.bench.report import Report, note
 
 KEPT: Final = 20
@@ -122,7 +122,7 @@ def asked(
         if row >= 0:
             probe.mated = probe.forced[row] = float(mated[visitor])
         here = plans[int(devices[visitor])]
-        found = look(here.budget, rule, HABITS, here.tiers, probe.score, probe.search, top=5)
+        found = look(here.budget, rule, made.habits, here.tiers, probe.score, probe.search, top=5)
         if len(found.rows):
             posterior[place], true[place] = found.posteriors[0], found.rows[0] == row
     return Told(posterior, true, weights[looked].astype(np.float64))

@@ -184,7 +184,9 @@ def strict(budget: Budget, rule: Rule) -> Budget:
     There the best has certainty times all that speaks for anybody, and that is (1 - pi_u) excess / alpha at least.
     """
     least = rule.certainty * (1 - budget.prior.unknown) * budget.scales.excess / budget.fpir
-    return replace(budget, demand=float(np.log(least)))
+    whole = budget.prior
+    whole = replace(whole, held=np.ones_like(whole.held), others_held=np.ones_like(whole.others_held))
+    return replace(budget, demand=float(np.log(least)), prior=whole)
 
 
 def poisson_interval(errors: int) -> tuple[float, float]:

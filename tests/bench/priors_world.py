@@ -36,6 +36,8 @@ class World:
         regulars: rows, (m, REGULARS), the most frequent first.
         rows: who came, visit by visit, (m, VISITS); -1 for somebody unknown.
         days: how long ago, (m, VISITS).
+        habits: parameters of the prior,
+        gravity: and of travel, as the service believes them to be.
     """
 
     start: NDArray[np.int64]
@@ -48,6 +50,8 @@ class World:
     days: NDArray[np.float64]
     reach: NDArray[np.float64]
     random: np.random.Generator
+    habits: Habits = HABITS
+    gravity: Gravity = GRAVITY
     travelled: NDArray[np.float64] = field(init=False)
     living: list[NDArray[np.int64]] = field(init=False)
 
@@ -59,7 +63,7 @@ class World:
         self.living = np.split(
             np.argsort(self.homes, kind="stable"), np.cumsum(self.residents.population[:-1]).astype(int)
         )
-        self.map = mapped(self.lat, self.lon, self.residents.population, GRAVITY)
+        self.map = mapped(self.lat, self.lon, self.residents.population, self.gravity)
 
     @property
     def people(self) -> int:
@@ -127,8 +131,8 @@ class Plan:
 
 def plan(made: World, device: int, near: Calibration, far: Calibration, alpha: float, whole: float) -> Plan:
     """The prior, the budget and the tiers of a device; `whole` is the rate that `alpha` is a share of."""
-    own = _level(made.rows[device], made.days[device])
-    unknown = unknown_share(float((made.rows[device] < 0).sum()), VISITS, HABITS)
+    own = _level(made.rows[device], made.days[device], made.habits)
+    unknown = unknown_share(float((made.rows[device] < 0).sum()), VISITS, made.habits)
     before, scales, tiers = _before(made, int(made.where[device]), own, unknown, near, far)
     budget = share_out(before, scales, alpha, floors(whole, made.people), insist=True)
     return Plan(budget, in_order(tiers, budget))
@@ -137,7 +141,7 @@ def plan(made: World, device: int, near: Calibration, far: Calibration, alpha: f
 def own_device(made: World, owner: int, scale: Calibration, alpha: float) -> Plan:
     """The same of a device that is somebody's own, at home, and that nobody else was ever seen at."""
     own = Level(np.array([owner]), np.array([40.0]), np.array([1.0]))
-    unknown = unknown_share(0.0, 40.0, HABITS)
+    unknown = unknown_share(0.0, 40.0, made.habits)
     before, scales, tiers = _before(made, int(made.homes[owner]), own, unknown, scale, scale)
     return said(before, scales, tiers, owner, alpha)
 
@@ -155,18 +159,18 @@ def _before(
     made: World, region: int, own: Level, unknown: float, near: Calibration, far: Calibration
 ) -> tuple[Prior, Scales, list[Tier]]:
     beside = made.where == region
-    cell = _level(made.rows[beside].ravel(), made.days[beside].ravel())
-    towards = affinity(made.map, region, made.travelled[:, region], made.travelled.sum(axis=1), GRAVITY)
-    before = prior([own, cell], made.residents, towards, unknown, HABITS)
+    cell = _level(made.rows[beside].ravel(), made.days[beside].ravel(), made.habits)
+    towards = affinity(made.map, region, made.travelled[:, region], made.travelled.sum(axis=1), made.gravity)
+    before = prior([own, cell], made.residents, towards, unknown, made.habits)
     local = np.arange(len(made.lat)) == region
     excess = max(1.0, near.mean_likelihood(), far.mean_likelihood())
     tiers = [Tier("device", own.rows), Tier("cell", cell.rows), Tier("region", made.living[region])]
     return before, Scales(near, far, local, excess), tiers
 
 
-def _level(rows: NDArray[np.int64], days: NDArray[np.float64]) -> Level:
+def _level(rows: NDArray[np.int64], days: NDArray[np.float64], habits: Habits) -> Level:
     known = rows >= 0
     people, places = np.unique(rows[known], return_inverse=True)
-    weights, latest = recency(days[known], HABITS), np.zeros(len(people))
+    weights, latest = recency(days[known], habits), np.zeros(len(people))
     np.maximum.at(latest, places, weights)
     return Level(people, np.bincount(places, weights, minlength=len(people)), latest)
