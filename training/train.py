@@ -8,6 +8,7 @@ else that a step changes is in the checkpoint.
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 import time
@@ -311,7 +312,14 @@ def _evaluate(
 
 def main() -> int:
     """The command line."""
-    arguments = sys.argv[1:]
+    parser = argparse.ArgumentParser(
+        prog="python -m training.train",
+        usage="%(prog)s [CONFIG.toml] [section.key=value ...]",
+        description="Train a network, or go on with a run that was interrupted.",
+        epilog="Ready configurations lie in training/configs; training/config.py has every key with its default.",
+    )
+    parser.add_argument("arguments", nargs="*", help="the configuration, and what differs from it")
+    arguments = parser.parse_args().arguments
     path = Path(arguments.pop(0)) if arguments and "=" not in arguments[0] else None
     try:
         last = train(load(path, arguments))

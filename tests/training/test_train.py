@@ -409,6 +409,14 @@ def test_a_teacher_of_another_dimension_is_refused(people, tmp_path):
         train(load(None, changes(people, tmp_path, f"teacher.model={tiny_model(tmp_path / 't.onnx')}")))
 
 
+def test_help_says_how_a_run_is_started(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["train", "--help"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 0
+    assert "CONFIG.toml" in capsys.readouterr().out
+
+
 def test_the_command_line_says_in_one_line_what_is_wrong(people, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["train", *changes(people, tmp_path, "network.name=resnet")])
     assert main() == 1
