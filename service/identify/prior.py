@@ -160,18 +160,25 @@ class Prior:
         self, rows: Rows, *, homes: NDArray[np.int64] | None = None, named: NDArray[np.bool_] | None = None
     ) -> Numbers:
         """The prior of some people, (k,); their homes and who of them is named, where that was looked up already."""
-        found = np.array(self.others[self.residents.homes(rows) if homes is None else homes])
-        known = self.names(rows) if named is None else named
-        found[known] = self.named[self._places(rows[known])]
-        return found
+        return self._of_each(self.named, self.others, rows, homes, named)
 
     def held_of(
         self, rows: Rows, *, homes: NDArray[np.int64] | None = None, named: NDArray[np.bool_] | None = None
     ) -> Numbers:
         """The share of some people's prior that thresholds go by, (k,); arguments as in `of`."""
-        found = np.array(self.others_held[self.residents.homes(rows) if homes is None else homes])
+        return self._of_each(self.held, self.others_held, rows, homes, named)
+
+    def _of_each(
+        self,
+        of_named: Numbers,
+        of_others: Numbers,
+        rows: Rows,
+        homes: NDArray[np.int64] | None,
+        named: NDArray[np.bool_] | None,
+    ) -> Numbers:
+        found = np.array(of_others[self.residents.homes(rows) if homes is None else homes])
         known = self.names(rows) if named is None else named
-        found[known] = self.held[self._places(rows[known])]
+        found[known] = of_named[self._places(rows[known])]
         return found
 
     def _places(self, rows: Rows) -> Rows:

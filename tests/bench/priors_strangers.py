@@ -115,7 +115,7 @@ class Strangers:
         found = 0
         for forced in Lucky(world, budget, self.dimension, near=near, shift=shift).of(count, self.random):
             probe = Scorer(world, self.random, self.dimension, -1, near=near, shift=shift, forced=forced)
-            answer = look(here.budget, wanted, HABITS, here.tiers, probe.score, probe.search, top=5)
+            answer = look(here.budget, wanted, self.made.habits, here.tiers, probe.score, probe.search, top=5)
             found += answer.decision == "match"
         return found, count
 
@@ -157,9 +157,11 @@ class Strangers:
                 least = strict(after.budget, rule) if safe else after.budget
                 for forced in Lucky(self.made, least, self.dimension).of(count, self.random):
                     probe = Scorer(self.made, self.random, self.dimension, -1, forced=forced)
-                    first = look(here.budget, asking, HABITS, here.tiers, probe.score, probe.search, top=5)
+                    first = look(here.budget, asking, self.made.habits, here.tiers, probe.score, probe.search, top=5)
                     if first.decision == "ask":
-                        answer = look(after.budget, rule, HABITS, after.tiers, probe.score, probe.search, top=5)
+                        answer = look(
+                            after.budget, rule, self.made.habits, after.tiers, probe.score, probe.search, top=5
+                        )
                         found += answer.decision == "match"
                 yield found, count
 

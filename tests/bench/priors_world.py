@@ -36,8 +36,7 @@ class World:
         regulars: rows, (m, REGULARS), the most frequent first.
         rows: who came, visit by visit, (m, VISITS); -1 for somebody unknown.
         days: how long ago, (m, VISITS).
-        habits: parameters of the prior,
-        gravity: and of travel, as the service believes them to be.
+        habits: parameters of the prior that the service has.
     """
 
     start: NDArray[np.int64]
@@ -51,7 +50,6 @@ class World:
     reach: NDArray[np.float64]
     random: np.random.Generator
     habits: Habits = HABITS
-    gravity: Gravity = GRAVITY
     travelled: NDArray[np.float64] = field(init=False)
     living: list[NDArray[np.int64]] = field(init=False)
 
@@ -63,7 +61,7 @@ class World:
         self.living = np.split(
             np.argsort(self.homes, kind="stable"), np.cumsum(self.residents.population[:-1]).astype(int)
         )
-        self.map = mapped(self.lat, self.lon, self.residents.population, self.gravity)
+        self.map = mapped(self.lat, self.lon, self.residents.population, GRAVITY)
 
     @property
     def people(self) -> int:
@@ -160,7 +158,7 @@ def _before(
 ) -> tuple[Prior, Scales, list[Tier]]:
     beside = made.where == region
     cell = _level(made.rows[beside].ravel(), made.days[beside].ravel(), made.habits)
-    towards = affinity(made.map, region, made.travelled[:, region], made.travelled.sum(axis=1), made.gravity)
+    towards = affinity(made.map, region, made.travelled[:, region], made.travelled.sum(axis=1), GRAVITY)
     before = prior([own, cell], made.residents, towards, unknown, made.habits)
     local = np.arange(len(made.lat)) == region
     excess = max(1.0, near.mean_likelihood(), far.mean_likelihood())

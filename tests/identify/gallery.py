@@ -13,6 +13,7 @@ HABITS = Habits()
 HOME = np.repeat([1, 2, 0], [150, 150, 100])
 EVERYBODY = np.arange(PEOPLE)
 RESIDENTS = residents(EVERYBODY, HOME, regions=3)
+AFFINITY = np.array([0.5, 0.8, 0.1])
 VISITS = Level(np.array([3, 7, 200]), np.array([6.0, 2.5, 1.0]), np.array([1.0, 1.0, 1.0]))
 
 
@@ -29,7 +30,7 @@ def scales(near=0.0, far=0.0):
 
 
 def history(levels=(VISITS,), unknown=0.3):
-    return prior(levels, RESIDENTS, np.array([0.5, 0.8, 0.1]), unknown, HABITS)
+    return prior(levels, RESIDENTS, AFFINITY, unknown, HABITS)
 
 
 def shared(prior, alpha, scales_=None, *, insist=True):

@@ -83,7 +83,7 @@ PEOPLE = residents(np.arange(40), np.arange(40) % 4, 4)
 
 @pytest.fixture
 def before():
-    return prior((), PEOPLE, np.array([1.0, 3.0, 1.0, 2.0]), 0.2, Habits())
+    return prior((), PEOPLE, np.array([1.0, 3.0, 1.0, 2.0]), 0.2, Habits(cap=1.3))
 
 
 def test_everybodys_prior_is_multiplied_and_all_of_it_stays_one(before):
@@ -95,6 +95,9 @@ def test_everybodys_prior_is_multiplied_and_all_of_it_stays_one(before):
     np.testing.assert_allclose(after.of(PEOPLE.rows), joint / total)
     assert after.unknown == pytest.approx(before.unknown / total)
     assert after.enrolled + after.unknown == pytest.approx(1)
+    held = before.held_of(PEOPLE.rows)
+    assert held.min() < 1
+    np.testing.assert_array_equal(after.held_of(PEOPLE.rows), held)
 
 
 def test_nothing_known_changes_nothing(before):

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from scipy.optimize import brentq
 from scipy.stats import norm
 
 from service.errors import FpirNotSupportedError
@@ -16,8 +17,9 @@ from service.identify.budget import (
 )
 from service.identify.calibration import fit
 from service.identify.decision import threshold
-from service.identify.prior import Habits, claimed, digits_given, even, residents
+from service.identify.prior import Habits, claimed, digits_given, even, prior, residents
 from tests.identify.gallery import (
+    AFFINITY,
     EVERYBODY,
     HABITS,
     HOME,
@@ -71,6 +73,22 @@ def test_everybody_but_those_on_the_floor_is_accepted_at_the_same_odds():
     odds = np.log(found.prior.of(EVERYBODY)) + scale().llr(least)
     free = least > found.least + 1e-9
     np.testing.assert_allclose(odds[free], found.demand, atol=1e-6)
+
+
+def test_a_context_lets_nobody_pass_more_easily_than_the_cap_allows():
+    """The thresholds of PRIORS.md, whose prior is min{pi, cap / N}, found over everybody one by one."""
+    before = prior([VISITS], RESIDENTS, AFFINITY, 0.3, Habits(cap=1.1))
+    bounded = np.minimum(before.of(EVERYBODY), 0.7 * 1.1 / PEOPLE)
+    unnamed = np.setdiff1d(EVERYBODY, VISITS.rows)
+    assert (bounded < before.of(EVERYBODY))[VISITS.rows].all()
+    assert 0 < (bounded < before.of(EVERYBODY))[unnamed].sum() < len(unnamed)
+    found = shared(before, 0.01)
+
+    def at(demand):
+        return np.maximum(scale().score(demand - np.log(bounded)), found.least)
+
+    demand = brentq(lambda demand: scale().survival(at(demand)).sum() - 0.01, -10, 30)
+    np.testing.assert_allclose(found.thresholds(EVERYBODY), at(demand), atol=1e-6)
 
 
 def test_nobody_is_under_the_floor_and_the_floor_is_that_of_a_comparison():

@@ -162,6 +162,23 @@ def test_a_claim_is_believed_by_half():
     assert after.unknown == before.unknown
 
 
+def test_a_claim_is_not_held_by_the_cap_which_is_for_what_visits_say():
+    before = prior([level({2: [1.0] * 50, 3: [1.0] * 50})], RESIDENTS, AFFINITY, 0.3, Habits(cap=2))
+    held = before.held_of(EVERYBODY)
+    assert (held[[2, 3]] < 0.7).all()
+    held[2] = 1
+    np.testing.assert_array_equal(claimed(before, 2).held_of(EVERYBODY), held)
+
+
+def test_who_is_named_for_a_claim_or_digits_is_held_as_before():
+    before = prior([level({2: [1.0]})], RESIDENTS, AFFINITY, 0.3, Habits(cap=0.9))
+    held = before.held_of(EVERYBODY)
+    assert (held[[0, 1]] < 1).all()
+    np.testing.assert_array_equal(digits_given(before, np.array([0, 4]), 2, HABITS).held_of(EVERYBODY), held)
+    held[4] = 1
+    np.testing.assert_array_equal(claimed(before, 4).held_of(EVERYBODY), held)
+
+
 def test_an_empty_gallery_has_a_prior_too():
     nobody = residents(np.empty(0, np.int64), np.empty(0, np.int64), regions=1)
     found = even(nobody, HABITS)
