@@ -32,6 +32,7 @@ from tests.bench.indexed import index_of
 from tests.bench.lfw import TRAINING_FOLDS, all_pairs
 from tests.bench.lfw_data import SAME_PERSON, Lfw, load_lfw, person_of
 from tests.bench.loop import Loop
+from tests.bench.priors_habits import fitted
 from tests.bench.priors_real import real
 from tests.bench.priors_reliability import reliability
 from tests.bench.priors_revisions import revisions
@@ -75,6 +76,7 @@ def main() -> None:
     options.add_argument("--alpha", type=float, action="append", help="only these target rates")
     options.add_argument("--certainty", type=float, default=Rule().certainty, help="least posterior of a match")
     options.add_argument("--cap", type=float, default=HABITS.cap, help="most that a context may lift a person")
+    options.add_argument("--fitted", action="store_true", help="fit the prior to the visits before anything is counted")
     options.add_argument("--embeddings", type=Path, help="file that keeps the embeddings of LFW between runs")
     options.add_argument("--only", choices=PARTS, help="only this part")
     options.add_argument("--out", type=Path, help="folder for plots")
@@ -108,6 +110,8 @@ def synthetic(report: Report, size: Size, asked: argparse.Namespace) -> None:
     """Every effective dimension at every target rate."""
     made = world(size.people, size.regions, size.devices)
     made = replace(made, habits=replace(made.habits, cap=asked.cap))
+    if asked.fitted:
+        made = fitted(report, made, list(range(size.visited)))
     for dimension in asked.dimension or DIMENSIONS:
         for alpha in size.alphas:
             note(f"d = {dimension}, alpha = {alpha:g} ...")
@@ -128,8 +132,8 @@ class Bench:
     def __init__(self, report: Report, size: Size, made: World, dimension: int, alpha: float, rule: Rule) -> None:
         self.report, self.size, self.world, self.dimension, self.alpha = report, size, made, dimension, alpha
         self.rule = rule
-        self.told = {"d_eff": dimension, "alpha": alpha, "people": size.people, "certainty": rule.certainty}
-        self.told["cap"] = made.habits.cap
+        self.told: dict[str, object] = {"d_eff": dimension, "alpha": alpha, "people": size.people}
+        self.told |= {"certainty": rule.certainty, "cap": made.habits.cap, "eps": made.habits.eps}
         self.random = np.random.default_rng(dimension)
         self.scale = scale(dimension, 0.0, int(60 * size.people / alpha))
         self.devices: list[int] = self.random.choice(size.devices, size.visited, replace=False).tolist()

@@ -1,26 +1,36 @@
 """Whether a posterior is what it says, in the priors bench: among answers of 0.25, one in four shall be right.
 
-Few visitors leave any doubt, and a decile between 0.1 and 0.9 needs a thousand cases to tell a point. So of visitors
-whose own score is far above what the plain search asks for only one in `KEPT` is looked at, and counts for as many;
-nobody in doubt is left out.
+Few visitors leave any doubt, and a decile between 0.1 and 0.9 needs a thousand cases to tell a point. So only one in
+`KEPT` is looked at of visitors whose own score is far above what the plain search asks for, and of strangers for whom
+nobody's posterior can reach `DOUBT`; each counts for as many.
+
+The other strangers are drawn as such. Whoever could reach `DOUBT` passes a threshold, and how many a stranger passes is
+Poisson, of mean r. One of them is drawn and the rest of the gallery as it comes; a look at that counts for r / k, k how
+many passed in all (Mecke's formula: E[f] = r E'[f / k], with one more point under E'). So the mean is that of all
+strangers at the cost of those in doubt.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from service.identify.budget import Budget, Floors
 from service.identify.calibration import Calibration
 from service.identify.decision import threshold
-from service.identify.planner import Rule, look
-from tests.bench.priors_scores import MATE_DEVIATION, MATE_MEAN, Scorer
+from service.identify.planner import GALLERY, Found, Rule, look
+from tests.bench.priors_scores import MATE_DEVIATION, MATE_MEAN, NOBODY, Lucky, Scorer
 from tests.bench.priors_world import Plan, World
 from tests.bench.report import Report, note
 
-KEPT: Final = 20
+KEPT: Final = 50
+DOUBT: Final = 0.1
+TOP: Final = 50
+"""Strangers reach `DOUBT` with a few people at most, who are among so many."""
+
 UNKNOWN: Final = 0.2
 """Share of those who come that nobody enrolled."""
 CASES: Final = 100
@@ -107,25 +117,79 @@ def asked(
     """Let people come to the devices, and keep what the service says of them."""
     random = np.random.default_rng(int(dimension))
     clear = threshold(scale, made.people, alpha, insist=True).similarity + dimension**-0.5
+    looks = Looks(made, rule, dimension, random)
     devices = random.choice(list(plans), visitors)
-    rows = np.where(random.random(visitors) < UNKNOWN, -1, made.visitors(devices))
-    mated = random.normal(MATE_MEAN, MATE_DEVIATION, visitors)
-    plain = (rows >= 0) & (mated > clear)
-    weights = np.where(plain, KEPT, 1)
-    looked = np.flatnonzero(~plain | (random.random(visitors) < 1 / KEPT))
-    posterior, true = np.zeros(len(looked)), np.zeros(len(looked), np.bool_)
-    for place, visitor in enumerate(looked.tolist()):
-        if place % OFTEN == 0:
-            note(f"{place:,} of {len(looked):,} looks, d = {dimension:g}, alpha = {alpha:g}")
-        row = int(rows[visitor])
-        probe = Scorer(made, random, dimension, row)
-        if row >= 0:
-            probe.mated = probe.forced[row] = float(mated[visitor])
-        here = plans[int(devices[visitor])]
-        found = look(here.budget, rule, made.habits, here.tiers, probe.score, probe.search, top=5)
-        if len(found.rows):
-            posterior[place], true[place] = found.posteriors[0], found.rows[0] == row
-    return Told(posterior, true, weights[looked].astype(np.float64))
+    stranger = random.random(visitors) < UNKNOWN
+    rows, mated = made.visitors(devices[~stranger]), random.normal(MATE_MEAN, MATE_DEVIATION, visitors)[~stranger]
+    kept = (mated <= clear) | (random.random(len(mated)) < 1 / KEPT)
+    for device, row, score in zip(devices[~stranger][kept].tolist(), rows[kept].tolist(), mated[kept], strict=True):
+        looks.enrolled(plans[device], row, float(score), KEPT if score > clear else 1)
+    for device, here in plans.items():
+        looks.strangers(here, int((devices[stranger] == device).sum()))
+    return looks.told
+
+
+class Looks:
+    """Looks at visitors, one after the other, and what was said of them."""
+
+    def __init__(self, made: World, rule: Rule, dimension: float, random: np.random.Generator) -> None:
+        self._made, self._rule, self._dimension, self._random = made, rule, dimension, random
+        self._said: list[tuple[float, bool, float]] = []
+
+    @property
+    def told(self) -> Told:
+        """Everything that was said so far."""
+        posterior, true, weight = np.array(self._said).reshape(-1, 3).T
+        return Told(posterior, true.astype(np.bool_), weight)
+
+    def enrolled(self, here: Plan, row: int, mated: float, weight: float) -> None:
+        """A visitor who is enrolled, with the score of their own, for so many like them."""
+        probe = Scorer(self._made, self._random, self._dimension, -1, forced={row: mated})
+        self._tell(self._look(here, probe), row, weight)
+
+    def strangers(self, here: Plan, count: int) -> None:
+        """So many visitors whom nobody enrolled, at one device."""
+        doubted = in_doubt(here.budget)
+        lucky = Lucky(self._made, doubted, self._dimension)
+        for _ in range(int(self._random.poisson(lucky.rate * count))):
+            probe = Scorer(self._made, self._random, self._dimension, -1, forced=lucky.passing(1, self._random))
+            found = self._look(here, probe)
+            # Rounding alone can leave whoever was drawn to pass a hair below the threshold.
+            self._tell(found, -1, 1 / max(self._passed(doubted, probe, found), 1))
+        for _ in range(int(self._random.binomial(count, 1 / KEPT))):
+            probe = Scorer(self._made, self._random, self._dimension, -1)
+            found = self._look(here, probe)
+            if not self._passed(doubted, probe, found):
+                self._tell(found, -1, KEPT)
+
+    def _look(self, here: Plan, probe: Scorer) -> Found:
+        return look(here.budget, self._rule, self._made.habits, here.tiers, probe.score, probe.search, top=5)
+
+    def _passed(self, doubted: Budget, probe: Scorer, found: Found) -> int:
+        """Whose threshold of doubt was passed, in the whole gallery."""
+        if not found.tiers or found.tiers[-1].tier != GALLERY:
+            probe.search(TOP)
+        high = probe.scores > 0
+        return int((probe.scores[high] >= doubted.thresholds(probe.rows[high])).sum())
+
+    def _tell(self, found: Found, row: int, weight: float) -> None:
+        if len(self._said) % OFTEN == 0:
+            note(f"{len(self._said):,} looks, d = {self._dimension:g}")
+        best = len(found.rows) > 0
+        true = best and int(found.rows[0]) == row
+        self._said.append((float(found.posteriors[0]) if best else 0.0, true, float(weight)))
+
+
+def in_doubt(budget: Budget) -> Budget:
+    """Thresholds that everybody passes whose posterior reaches `DOUBT`.
+
+    v_i = pi_i L_i / (pi_u + S + R) >= DOUBT asks for pi_i L_i >= DOUBT / (1 - DOUBT) pi_u at least, since S has
+    pi_i L_i in it. No floor and no cap.
+    """
+    prior, anybody = budget.prior, budget.scales.far.fmr[0]
+    whole = replace(prior, held=np.ones_like(prior.held), others_held=np.ones_like(prior.others_held))
+    demand = float(np.log(DOUBT / (1 - DOUBT) * prior.unknown))
+    return replace(budget, demand=demand, floors=Floors(anybody, anybody, NOBODY, anybody, NOBODY), prior=whole)
 
 
 def deciles(told: Told) -> list[Decile]:

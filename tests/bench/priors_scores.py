@@ -139,14 +139,18 @@ class Lucky:
             passed = 0
             while not passed:
                 passed = int(random.poisson(self.rate)) if self.rate > 0.1 else 1
-            chosen = random.choice(len(self._chance), passed, p=self._chance / self._chance.sum())
-            chances = random.random(passed) * self._each[chosen]
-            scores = self._shift[chosen] - self._deviation * ndtri(chances)
-            rows = [
-                int(self._rows[place]) if self._region[place] < 0 else self._anybody(int(self._region[place]), random)
-                for place in chosen
-            ]
-            yield dict(zip(rows, scores.tolist(), strict=True))
+            yield self.passing(passed, random)
+
+    def passing(self, passed: int, random: np.random.Generator) -> dict[int, float]:
+        """So many whose threshold a stranger passes, and with which score."""
+        chosen = random.choice(len(self._chance), passed, p=self._chance / self._chance.sum())
+        chances = random.random(passed) * self._each[chosen]
+        scores = self._shift[chosen] - self._deviation * ndtri(chances)
+        rows = [
+            int(self._rows[place]) if self._region[place] < 0 else self._anybody(int(self._region[place]), random)
+            for place in chosen
+        ]
+        return dict(zip(rows, scores.tolist(), strict=True))
 
     def _anybody(self, region: int, random: np.random.Generator | None = None) -> int:
         """Somebody of a region whom the prior does not name."""

@@ -36,7 +36,8 @@ class World:
         regulars: rows, (m, REGULARS), the most frequent first.
         rows: who came, visit by visit, (m, VISITS); -1 for somebody unknown.
         days: how long ago, (m, VISITS).
-        habits: parameters of the prior that the service has.
+        habits: parameters of the prior that the service has,
+        gravity: and those of travel.
     """
 
     start: NDArray[np.int64]
@@ -50,6 +51,7 @@ class World:
     reach: NDArray[np.float64]
     random: np.random.Generator
     habits: Habits = HABITS
+    gravity: Gravity = GRAVITY
     travelled: NDArray[np.float64] = field(init=False)
     living: list[NDArray[np.int64]] = field(init=False)
 
@@ -61,7 +63,7 @@ class World:
         self.living = np.split(
             np.argsort(self.homes, kind="stable"), np.cumsum(self.residents.population[:-1]).astype(int)
         )
-        self.map = mapped(self.lat, self.lon, self.residents.population, GRAVITY)
+        self.map = mapped(self.lat, self.lon, self.residents.population, self.gravity)
 
     @property
     def people(self) -> int:
@@ -158,7 +160,7 @@ def _before(
 ) -> tuple[Prior, Scales, list[Tier]]:
     beside = made.where == region
     cell = _level(made.rows[beside].ravel(), made.days[beside].ravel(), made.habits)
-    towards = affinity(made.map, region, made.travelled[:, region], made.travelled.sum(axis=1), GRAVITY)
+    towards = affinity(made.map, region, made.travelled[:, region], made.travelled.sum(axis=1), made.gravity)
     before = prior([own, cell], made.residents, towards, unknown, made.habits)
     local = np.arange(len(made.lat)) == region
     excess = max(1.0, near.mean_likelihood(), far.mean_likelihood())

@@ -7,14 +7,15 @@ import sys
 import numpy as np
 import pytest
 
-from service.identify.planner import Rule
+from service.identify.planner import Rule, look
 from tests.bench.backup import GROUP, measure
 from tests.bench.bulk import still_running
 from tests.bench.crowd import BLOCK, STRATA, crowd_of, probes_of, stratum_of
 from tests.bench.lfw import accuracy_of_fold, all_pairs, open_set
-from tests.bench.priors_reliability import Told, deciles
+from tests.bench.priors_reliability import Looks, Told, deciles
+from tests.bench.priors_scores import Scorer, scale
 from tests.bench.priors_strangers import Strangers
-from tests.bench.priors_world import world
+from tests.bench.priors_world import plan, world
 from tests.bench.report import Report
 
 
@@ -143,6 +144,29 @@ def test_reliability_weighs_those_who_stand_for_many_and_leaves_small_deciles_ou
     assert low.off == pytest.approx(0.25 - 180 / 320)
     assert low.noise == pytest.approx(np.sqrt((60 * 9 + 140) * 0.25 * 0.75) / 320)
     assert high.off == pytest.approx(0.05)
+
+
+def test_strangers_in_doubt_stand_for_all_of_them():
+    made, scores = world(5_000, 10, 40), scale(60, 0.0, 10**8)
+    here = plan(made, 3, scores, scores, 0.01, 0.01)
+    looks, wanted = Looks(made, Rule(), 60, np.random.default_rng(1)), 3_000
+    looks.strangers(here, wanted)
+    told = looks.told
+
+    random, said = np.random.default_rng(2), []
+    for _ in range(1_500):
+        probe = Scorer(made, random, 60, -1)
+        found = look(here.budget, Rule(), made.habits, here.tiers, probe.score, probe.search, top=5)
+        said.append(found.posteriors[0])
+    one_by_one = np.array(said)
+
+    assert not told.true.any()
+    for low, high in ((0.0, 0.1), (0.1, 0.3), (0.3, 1.1)):
+        inside, plainly = ((x >= low) & (x < high) for x in (told.posterior, one_by_one))
+        share, noise = told.weight[inside].sum() / wanted, np.sqrt((told.weight[inside] ** 2).sum()) / wanted
+        spread = np.hypot(noise, np.sqrt(plainly.mean() / len(plainly)))
+        assert share == pytest.approx(plainly.mean(), abs=4 * spread), low
+        assert low == 0 or spread < 0.15 * plainly.mean()
 
 
 def test_an_import_that_has_ended_is_nothing_to_measure_beside():
