@@ -46,8 +46,15 @@ CELLS: Final = 100
 """Cells of the body in which either class is equally frequent."""
 
 TAIL_KNOTS: Final = 96
-MATES_KEPT: Final = 201
-"""Quantiles of the mated cosines that are kept, so that a gallery can be calibrated on impostors of its own."""
+MATES_KEPT: Final = 2001
+"""Quantiles of the mated cosines that are kept, so that a gallery can be calibrated on impostors of its own. Doubtful
+faces are among the lowest hundredth, which needs some tens of them to be told."""
+
+DECIMALS: Final = 6
+"""Of a quantile that is kept."""
+
+DENSITY_POINTS: Final = 4000
+"""Mated cosines that a density is made of."""
 
 DRAWS: Final = 100
 """Of the bootstrap."""
@@ -226,7 +233,7 @@ def fit(
         knots=_plain(knots),
         llrs=_plain(llrs),
         tail=(tail.centre, tail.start, tail.share, tail.shape, tail.scale),
-        mates=_plain(np.quantile(mates, np.linspace(0, 1, MATES_KEPT))),
+        mates=_plain(np.quantile(mates, np.linspace(0, 1, MATES_KEPT)).round(DECIMALS)),
     )
     seen = ordered[np.random.default_rng(seed).integers(0, len(ordered), min(len(ordered), MOST_COSTED))]
     return replace(fitted, cllr=cllr(fitted.llr(mates), fitted.llr(seen)), min_cllr=min_cllr(mates, seen))
@@ -336,7 +343,7 @@ def _curve(middles: Numbers, body: Numbers, mates: Numbers, tail: Tail, limits: 
     end = max(limits.thresholds[-1], float(np.quantile(mates, 0.95)))
     above = np.linspace(tail.start, end, TAIL_KNOTS)
     with np.errstate(divide="ignore"):
-        beyond = np.log(_density(mates, above)) - np.log(tail.density(above))
+        beyond = np.log(_density(mates, above, limits.mated_pairs)) - np.log(tail.density(above))
     knots = np.concatenate([middles, above])
     llrs = np.maximum.accumulate(np.concatenate([body, beyond]))
     llrs = np.clip(llrs, limits.llr_floor, limits.llr_ceiling)
@@ -346,12 +353,16 @@ def _curve(middles: Numbers, body: Numbers, mates: Numbers, tail: Tail, limits: 
     return knots[~flat], llrs[~flat]
 
 
-def _density(scores: Numbers, at: Numbers) -> Numbers:
-    """Gaussian kernel density of rising scores, (n,), at some points (Silverman 1986, equation 3.31)."""
+def _density(scores: Numbers, at: Numbers, pairs: int) -> Numbers:
+    """Gaussian kernel density of rising scores, (n,), at some points (Silverman 1986, equation 3.31).
+
+    The width goes by the pairs that were compared, not by how many quantiles of them are left: it flattens the low tail,
+    where doubtful faces are, by width^2 / 2 of its curvature.
+    """
     quartiles = np.subtract(*np.quantile(scores, [0.75, 0.25])) / 1.34
-    width = 0.9 * min(float(np.std(scores)), float(quartiles)) * len(scores) ** -0.2
-    thinned = scores[:: max(1, len(scores) // 4000)]
-    z = (at[:, None] - thinned[None, :]) / width
+    width = 0.9 * min(float(np.std(scores)), float(quartiles)) * pairs**-0.2
+    points = np.quantile(scores, (np.arange(DENSITY_POINTS) + 0.5) / DENSITY_POINTS)
+    z = (at[:, None] - points[None, :]) / width
     return np.asarray(np.exp(-0.5 * z * z).mean(axis=1) / (width * np.sqrt(2 * np.pi)))
 
 

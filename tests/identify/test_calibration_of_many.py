@@ -108,6 +108,13 @@ def test_a_gallery_is_calibrated_on_the_models_mates_and_impostors_of_its_own(ca
     assert own.llr_floor == calibration.llr_floor
 
 
+def test_mates_that_are_lent_say_of_doubtful_faces_what_they_said_themselves(calibration):
+    """Whoever is in doubt has a cosine from the low tail: an error of 0.2 there is five points of a posterior."""
+    low = np.linspace(0.3, 0.4, 11)
+    own = fit(np.array(calibration.mates), drawn()[1], pairs=calibration.mated_pairs)
+    np.testing.assert_allclose(own.llr(low), calibration.llr(low), atol=0.05)
+
+
 def test_it_is_kept_in_the_manifests_record_and_comes_back_whole(calibration):
     record = CalibrationRecord(data="drawn", date="2026-01-02", people=2, **asdict(calibration))
     again = CalibrationRecord.model_validate_json(record.model_dump_json())
