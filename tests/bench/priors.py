@@ -77,6 +77,7 @@ def main() -> None:
     options.add_argument("--certainty", type=float, default=Rule().certainty, help="least posterior of a match")
     options.add_argument("--cap", type=float, default=HABITS.cap, help="most that a context may lift a person")
     options.add_argument("--fitted", action="store_true", help="fit the prior to the visits before anything is counted")
+    options.add_argument("--scales", type=int, default=1, help="of pairs of their own, that devices have in turn")
     options.add_argument("--embeddings", type=Path, help="file that keeps the embeddings of LFW between runs")
     options.add_argument("--only", choices=PARTS, help="only this part")
     options.add_argument("--out", type=Path, help="folder for plots")
@@ -119,7 +120,8 @@ def synthetic(report: Report, size: Size, asked: argparse.Namespace) -> None:
             if asked.only in {None, "mated"}:
                 bench.mated()
             if asked.only in {None, "reliability"}:
-                reliability(report, made, bench.plans(), bench.scale, bench.rule, size.reliability, bench.told)
+                more = {**bench.told, "scales": asked.scales}
+                reliability(report, made, bench.plans(asked.scales), bench.scale, bench.rule, size.reliability, more)
             if asked.only in {None, "strangers"}:
                 strangers = Strangers(report, made, bench.devices, dimension, alpha, size.strangers, bench.rule)
                 strangers.scales()
@@ -135,12 +137,18 @@ class Bench:
         self.told: dict[str, object] = {"d_eff": dimension, "alpha": alpha, "people": size.people}
         self.told |= {"certainty": rule.certainty, "cap": made.habits.cap, "eps": made.habits.eps}
         self.random = np.random.default_rng(dimension)
-        self.scale = scale(dimension, 0.0, int(60 * size.people / alpha))
+        self.pairs = int(60 * size.people / alpha)
+        self.scale = scale(dimension, 0.0, self.pairs)
         self.devices: list[int] = self.random.choice(size.devices, size.visited, replace=False).tolist()
 
-    def plans(self) -> dict[int, Plan]:
-        """What is expected at each device."""
-        return {d: plan(self.world, d, self.scale, self.scale, self.alpha, self.alpha) for d in self.devices}
+    def plans(self, scales: int = 1) -> dict[int, Plan]:
+        """What is expected at each device, by so many scales that were each fitted to other pairs."""
+        found = {}
+        for seed in range(scales):
+            its = scale(self.dimension, 0.0, self.pairs, seed)
+            for device in self.devices[seed::scales]:
+                found[device] = plan(self.world, device, its, its, self.alpha, self.alpha)
+        return found
 
     def mated(self) -> None:
         """FNIR of visitors who are enrolled, with the prior, without, with hard tiers, and with digits."""
