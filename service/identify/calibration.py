@@ -356,8 +356,8 @@ def _curve(middles: Numbers, body: Numbers, mates: Numbers, tail: Tail, limits: 
 def _density(scores: Numbers, at: Numbers, pairs: int) -> Numbers:
     """Gaussian kernel density of rising scores, (n,), at some points (Silverman 1986, equation 3.31).
 
-    The width goes by the pairs that were compared, not by how many quantiles of them are left: it flattens the low tail,
-    where doubtful faces are, by width^2 / 2 of its curvature.
+    The width goes by the pairs that were compared, not by how many quantiles of them are left: it flattens the low
+    tail, where doubtful faces are, by width^2 / 2 of its curvature.
     """
     quartiles = np.subtract(*np.quantile(scores, [0.75, 0.25])) / 1.34
     width = 0.9 * min(float(np.std(scores)), float(quartiles)) * pairs**-0.2
