@@ -357,10 +357,12 @@ def _density(scores: Numbers, at: Numbers, pairs: int) -> Numbers:
     """Gaussian kernel density of rising scores, (n,), at some points (Silverman 1986, equation 3.31).
 
     The width goes by the pairs that were compared, not by how many quantiles of them are left: it flattens the low
-    tail, where doubtful faces are, by width^2 / 2 of its curvature.
+    tail, where doubtful faces are, by width^2 / 2 of its curvature. Of a record that keeps fewer than `MATES_KEPT` it
+    goes by those, whose gaps in that tail are wider than it would be.
     """
+    told = pairs if len(scores) >= MATES_KEPT else len(scores)
     quartiles = np.subtract(*np.quantile(scores, [0.75, 0.25])) / 1.34
-    width = 0.9 * min(float(np.std(scores)), float(quartiles)) * pairs**-0.2
+    width = 0.9 * min(float(np.std(scores)), float(quartiles)) * told**-0.2
     points = np.quantile(scores, (np.arange(DENSITY_POINTS) + 0.5) / DENSITY_POINTS)
     z = (at[:, None] - points[None, :]) / width
     return np.asarray(np.exp(-0.5 * z * z).mean(axis=1) / (width * np.sqrt(2 * np.pi)))

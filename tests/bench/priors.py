@@ -138,7 +138,7 @@ class Bench:
         self.told |= {"certainty": rule.certainty, "cap": made.habits.cap, "eps": made.habits.eps}
         self.random = np.random.default_rng(dimension)
         self.pairs = int(60 * size.people / alpha)
-        self.scale = scale(dimension, 0.0, self.pairs)
+        self.scale = scale(dimension, 0.0, self.pairs, 0)
         self.devices: list[int] = self.random.choice(size.devices, size.visited, replace=False).tolist()
 
     def plans(self, scales: int = 1) -> dict[int, Plan]:

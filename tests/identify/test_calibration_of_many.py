@@ -115,6 +115,14 @@ def test_mates_that_are_lent_say_of_doubtful_faces_what_they_said_themselves(cal
     np.testing.assert_allclose(own.llr(low), calibration.llr(low), atol=0.05)
 
 
+def test_a_record_of_few_quantiles_is_read_no_more_sharply_than_they_tell(calibration):
+    """Records of 201 are about; a kernel as narrow as their pairs allow would fall into the gap between the lowest."""
+    low = np.linspace(0.3, 0.4, 11)
+    few = np.quantile(calibration.mates, np.linspace(0, 1, 201))
+    own = fit(few, drawn()[1], pairs=calibration.mated_pairs)
+    np.testing.assert_allclose(own.llr(low), calibration.llr(low), atol=0.3)
+
+
 def test_it_is_kept_in_the_manifests_record_and_comes_back_whole(calibration):
     record = CalibrationRecord(data="drawn", date="2026-01-02", people=2, **asdict(calibration))
     again = CalibrationRecord.model_validate_json(record.model_dump_json())
