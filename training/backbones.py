@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from training import bottleneck
 from training.fused import Depthwise, NormPReLU
 
 SIDE = 112
@@ -78,6 +79,8 @@ class _MobileBlock(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.training and bottleneck.suits(x):
+            return bottleneck.through(x, self.layers, residual=self.residual)
         y = cast("Tensor", self.layers(x))
         return x + y if self.residual else y
 
@@ -129,8 +132,14 @@ class MobileFaceNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, dim) embeddings of (n, 3, 112, 112) pixels in [-1, 1]."""
-        x = self.stem(x)
+        if self.training and not x.requires_grad and bottleneck.suits(x):
+            x = bottleneck.through(x, self.stem)
+        else:
+            x = self.stem(x)
         x = _through(self.blocks, x, remember_less=self.remember_less and self.training)
+        if self.training and bottleneck.suits(x):
+            x = bottleneck.through(x, cast("nn.Sequential", self.tail[:2]))
+            return cast("Tensor", self.tail[2:](x)).flatten(1)
         return cast("Tensor", self.tail(x)).flatten(1)
 
 

@@ -1,5 +1,5 @@
-/* Batch normalisation and PReLU of activations in two passes each way; training/fused.py says why. They are bfloat16,
-   or float32 where SINGLE is defined; sums and products are in float32 either way.
+/* Batch normalisation and PReLU of bfloat16 activations in two passes each way; training/fused.py says why. Sums and
+   products are in float32.
 
    x, y, dy and dx are (rows, channels) with a pixel's channels together, channels a multiple of 16; everything that is
    one number a channel is float. y = act(gamma xhat + beta), xhat = (x - mean) rstd, act(v) = v or slope v below 0.
@@ -7,37 +7,17 @@
    any number of threads. */
 
 #include <math.h>
-#include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 
-#ifdef __AVX512F__
-#define BYTES 64
-#else
-#define BYTES 32 /* compilers keep longer vectors than the processor has in memory, which takes four times as long */
-#endif
+#include "vectors.h"
 
-typedef float vec __attribute__((vector_size(BYTES)));
 typedef uint32_t words __attribute__((vector_size(BYTES)));
-typedef int32_t flags __attribute__((vector_size(BYTES)));
 typedef uint16_t halves __attribute__((vector_size(BYTES / 2), aligned(2)));
-typedef float loose __attribute__((vector_size(BYTES), aligned(4)));
-#ifdef SINGLE
-typedef float value;
-#else
-typedef uint16_t value; /* the upper half of a float */
-#endif
 
-enum { WIDE = BYTES / sizeof(float), TILE = 128 };
+enum { TILE = 128 };
 
-static inline vec at(const float *from) { return *(const loose *)from; }
-
-#ifdef SINGLE
-static inline vec widen(const float *from) { return at(from); }
-
-static inline void narrow(float *to, vec v) { *(loose *)to = v; }
-#else
-static inline vec widen(const uint16_t *from) {
+static inline vec widen(const uint16_t *from) { /* bfloat16 is the upper half of a float */
     return (vec)(__builtin_convertvector(*(const halves *)from, words) << 16);
 }
 
@@ -45,9 +25,6 @@ static inline void narrow(uint16_t *to, vec v) { /* to nearest, ties to even */
     words bits = (words)v;
     *(halves *)to = __builtin_convertvector((bits + 0x7fff + ((bits >> 16) & 1)) >> 16, halves);
 }
-#endif
-
-static inline vec choose(flags which, vec yes, vec no) { return (vec)(((flags)yes & which) | ((flags)no & ~which)); }
 
 /* Join (tiles, kinds, channels) partial sums into (kinds, channels). */
 static void join(const float *parts, int64_t tiles, int64_t width, double *sums) {
@@ -56,8 +33,8 @@ static void join(const float *parts, int64_t tiles, int64_t width, double *sums)
         for (int64_t i = 0; i < width; i++) sums[i] += parts[t * width + i];
 }
 
-int normalise(const value *x, int64_t rows, int64_t channels, const float *gamma, const float *beta,
-              const float *slope, float epsilon, value *y, float *mean, float *variance, float *rstd) {
+int normalise(const uint16_t *x, int64_t rows, int64_t channels, const float *gamma, const float *beta,
+              const float *slope, float epsilon, uint16_t *y, float *mean, float *variance, float *rstd) {
     const int64_t tiles = (rows + TILE - 1) / TILE;
     float *parts = malloc(tiles * 2 * channels * sizeof *parts);
     double *sums = malloc(2 * channels * sizeof *sums);
@@ -66,7 +43,7 @@ int normalise(const value *x, int64_t rows, int64_t channels, const float *gamma
         free(parts), free(sums), free(first);
         return 1;
     }
-    for (int64_t c = 0; c < channels; c += WIDE) *(loose *)(first + c) = widen(x + c);
+    for (int64_t c = 0; c < channels; c += WIDE) put(first + c, widen(x + c));
 #pragma omp parallel for schedule(static)
     for (int64_t t = 0; t < tiles; t++) {
         const int64_t from = t * TILE, to = from + TILE < rows ? from + TILE : rows;
@@ -77,8 +54,8 @@ int normalise(const value *x, int64_t rows, int64_t channels, const float *gamma
                 sum += v;
                 squares += v * v;
             }
-            *(loose *)(parts + t * 2 * channels + c) = sum;
-            *(loose *)(parts + (t * 2 + 1) * channels + c) = squares;
+            put(parts + t * 2 * channels + c, sum);
+            put(parts + (t * 2 + 1) * channels + c, squares);
         }
     }
     join(parts, tiles, 2 * channels, sums);
@@ -103,8 +80,8 @@ int normalise(const value *x, int64_t rows, int64_t channels, const float *gamma
     return 0;
 }
 
-int normalise_back(const value *x, const value *dy, int64_t rows, int64_t channels, const float *gamma,
-                   const float *beta, const float *slope, const float *mean, const float *rstd, value *dx,
+int normalise_back(const uint16_t *x, const uint16_t *dy, int64_t rows, int64_t channels, const float *gamma,
+                   const float *beta, const float *slope, const float *mean, const float *rstd, uint16_t *dx,
                    float *dgamma, float *dbeta, float *dslope) {
     const int64_t tiles = (rows + TILE - 1) / TILE;
     float *parts = malloc(tiles * 3 * channels * sizeof *parts);
@@ -126,9 +103,9 @@ int normalise_back(const value *x, const value *dy, int64_t rows, int64_t channe
                 product += inner * hat;
                 under += choose(v > 0, none, d * v);
             }
-            *(loose *)(parts + t * 3 * channels + c) = sum;
-            *(loose *)(parts + (t * 3 + 1) * channels + c) = product;
-            *(loose *)(parts + (t * 3 + 2) * channels + c) = under;
+            put(parts + t * 3 * channels + c, sum);
+            put(parts + (t * 3 + 1) * channels + c, product);
+            put(parts + (t * 3 + 2) * channels + c, under);
         }
     }
     join(parts, tiles, 3 * channels, sums);

@@ -1,61 +1,34 @@
-"""What a CPU would otherwise wait for: `fused.c`, and in bfloat16 one gradient taken another way.
+"""What a CPU would otherwise wait for in bfloat16: `fused.c`, and one gradient taken another way.
 
 Much of a MobileFaceNet's step is batch normalisation and PReLU, which PyTorch runs as operations of their own over the
 whole activation: most of it where the hardware multiplies in bfloat16. There the input gradient of strided depthwise
-convolutions is slow as well, for which oneDNN has no quick form in bfloat16. `fused.c` is compiled when the first
-network asks for it, in a second; where there is no C compiler, PyTorch's own operations do the same.
+convolutions is slow as well, for which oneDNN has no quick form. Where there is no C compiler, PyTorch's own operations
+do the same. In float32 whole blocks go another way: `training.bottleneck`.
 """
 
 from __future__ import annotations
 
-import ctypes
-import os
-import shutil
-import subprocess
-import tempfile
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-SOURCE = Path(__file__).with_name("fused.c")
+from training.native import call, compiled
+
+CODE = "fused.c"
 WIDE = 16
 """Channels are worked on in groups of so many."""
 
 
-@cache
-def library(precision: torch.dtype) -> ctypes.CDLL | None:
-    """`fused.c` for activations in bfloat16 or float32, compiled for this processor; None where no compiler does it."""
-    compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc")
-    if compiler is None:
-        return None
-    with tempfile.TemporaryDirectory(prefix="vultus-fused-") as folder:
-        made = Path(folder) / "fused.so"
-        how = ["-O3", "-funroll-loops", "-march=native", "-fopenmp", "-shared", "-fPIC"]
-        if precision is torch.float32:
-            how.append("-DSINGLE")
-        try:
-            subprocess.run([compiler, *how, "-o", made, SOURCE, "-lm"], check=True, capture_output=True)  # noqa: S603 - the C compiler
-            return ctypes.CDLL(str(made))
-        except (OSError, subprocess.CalledProcessError):
-            return None
-
-
-def _suits(x: Tensor, *precisions: torch.dtype) -> bool:
+def _suits(x: Tensor) -> bool:
     """Whether activations are of the kind that this file is for, and PyTorch is not tracing them."""
     return (
         x.device.type == "cpu"
-        and x.dtype in precisions
+        and x.dtype is torch.bfloat16
         and x.is_contiguous(memory_format=torch.channels_last)
         and not torch.compiler.is_compiling()
     )
-
-
-def _at(tensor: Tensor) -> ctypes.c_void_p:
-    return ctypes.c_void_p(tensor.data_ptr())
 
 
 class _Normalise(torch.autograd.Function):
@@ -63,14 +36,10 @@ class _Normalise(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, gamma: Tensor, beta: Tensor, slope: Tensor, epsilon: float
     ) -> tuple[Tensor, Tensor, Tensor]:
-        code = library(x.dtype)
-        assert code is not None, "the caller looked"  # noqa: S101 - tells the type checker
         mean, variance, rstd = torch.empty_like(gamma), torch.empty_like(gamma), torch.empty_like(gamma)
         y = torch.empty_like(x)
-        sizes = ctypes.c_int64(x.numel() // x.shape[1]), ctypes.c_int64(x.shape[1])
-        before = _at(x), *sizes, _at(gamma), _at(beta), _at(slope), ctypes.c_float(epsilon)
-        if code.normalise(*before, _at(y), _at(mean), _at(variance), _at(rstd)):
-            raise MemoryError("no memory for the sums of a batch normalisation")
+        before = x, x.numel() // x.shape[1], x.shape[1], gamma, beta, slope, epsilon
+        call(CODE, "normalise", *before, y, mean, variance, rstd)
         ctx.save_for_backward(x, gamma, beta, slope, mean, rstd)
         ctx.mark_non_differentiable(mean, variance)
         return y, mean, variance
@@ -78,14 +47,10 @@ class _Normalise(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, None]:
         x, gamma, beta, slope, mean, rstd = ctx.saved_tensors
-        code = library(x.dtype)
-        assert code is not None, "the forward pass found it"  # noqa: S101 - tells the type checker
         dy = grads[0].contiguous(memory_format=torch.channels_last)
         dx, dgamma, dbeta, dslope = (torch.empty_like(each) for each in (x, gamma, beta, slope))
-        sizes = ctypes.c_int64(x.numel() // x.shape[1]), ctypes.c_int64(x.shape[1])
-        before = _at(x), _at(dy), *sizes, *(_at(each) for each in (gamma, beta, slope, mean, rstd))
-        if code.normalise_back(*before, _at(dx), _at(dgamma), _at(dbeta), _at(dslope)):
-            raise MemoryError("no memory for the sums of a batch normalisation")
+        before = x, dy, x.numel() // x.shape[1], x.shape[1], gamma, beta, slope, mean, rstd
+        call(CODE, "normalise_back", *before, dx, dgamma, dbeta, dslope)
         return dx, dgamma, dbeta, dslope, None
 
 
@@ -103,21 +68,22 @@ class NormPReLU(nn.BatchNorm2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, channels, height, width), the same shape as it comes."""
-        quick = self.training and x.shape[1] % WIDE == 0 and _suits(x, torch.bfloat16, torch.float32)
-        if quick and library(x.dtype) is not None:
+        if self.training and x.shape[1] % WIDE == 0 and _suits(x) and compiled(CODE) is not None:
             slope = torch.ones_like(self.weight) if self.slope is None else self.slope
             y, mean, variance = _Normalise.apply(x, self.weight, self.bias, slope, self.eps)  # type: ignore[no-untyped-call]
-            self._remember(mean, variance, x.numel() // x.shape[1])
+            rows = x.numel() // x.shape[1]
+            self.remember(mean, variance * (rows / max(1, rows - 1)))
             return y  # type: ignore[no-any-return]
         y = super().forward(x)
         return y if self.slope is None else functional.prelu(y, self.slope.to(y.dtype))
 
     @torch.no_grad()
-    def _remember(self, mean: Tensor, variance: Tensor, rows: int) -> None:
+    def remember(self, mean: Tensor, variance: Tensor) -> None:
+        """Move the running statistics towards those of a batch: its mean, and its variance as an unbiased estimate."""
         assert self.running_mean is not None and self.running_var is not None and self.momentum is not None  # noqa: PT018, S101 - tells the type checker
         assert self.num_batches_tracked is not None  # noqa: S101 - tells the type checker
         self.running_mean.lerp_(mean, self.momentum)
-        self.running_var.lerp_(variance * (rows / max(1, rows - 1)), self.momentum)
+        self.running_var.lerp_(variance, self.momentum)
         self.num_batches_tracked.add_(1)
 
 
@@ -157,6 +123,6 @@ class Depthwise(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, channels, height, width) to the same, or half of height and width."""
-        if self.training and self.stride == (2, 2) and _suits(x, torch.bfloat16):
+        if self.training and self.stride == (2, 2) and _suits(x):
             return _HalvedDepthwise.apply(x, self.weight.to(x.dtype))  # type: ignore[no-any-return, no-untyped-call]
         return super().forward(x)

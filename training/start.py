@@ -21,8 +21,8 @@ from training.batches import Crops, Teach
 from training.config import Config, OptimiserConfig
 from training.errors import ConfigError
 from training.folder import Folder
-from training.fused import library
 from training.margins import MARGINS
+from training.native import compiled
 from training.partial_fc import PartialFC
 from training.records import PackedPairs, read_bin
 from training.samplers import MixedPlan, PeoplePlan, Plan, RandomPlan
@@ -148,8 +148,8 @@ def setting_of(config: Config) -> Setting:
         )
     source, notes = _source(config)
     precision = _precision(config, device)
-    if device.type == "cpu" and library(precision) is None:
-        notes = (*notes, "there is no C compiler: normalisation and PReLU run as operations of their own, more slowly")
+    if device.type == "cpu" and compiled("fused.c") is None:
+        notes = (*notes, "there is no C compiler: a MobileFaceNet learns on PyTorch's own operations, more slowly")
     taught, teach = _teacher(config, source, rank, ranks)
     return Setting(
         config=config,

@@ -32,9 +32,9 @@ from training import checkpoints
 from training.backbones import MobileFaceNet
 from training.batches import Batch
 from training.config import load
-from training.fused import library
 from training.heads import MarginHead
 from training.margins import arcface, cosface
+from training.native import compiled
 from training.partial_fc import PartialFC
 from training.start import fresh, setting_of, wrapped
 from training.train import _step, train
@@ -110,7 +110,7 @@ def speed(report: Report, people: Path, folder: Path, *, batch: int, turns: int)
     for name, rate in middle.items():
         report.figure("photos_per_second", round(rate, 2), "photos/s", loop=name, **more)
     ratios = [one / other for one, other in zip(rates["ours"], rates["plain"], strict=True)]
-    fused = library(setting.precision) is not None
+    fused = compiled("fused.c") is not None
     most = {"least": round(min(ratios), 3), "most": round(max(ratios), 3), "fused": fused}
     report.figure("processor_ms", round(1e3 * worked["ours"] / turns / batch, 2), "ms a photo", loop="ours", **more)
     report.figure("processor_ms", round(1e3 * worked["plain"] / turns / batch, 2), "ms a photo", loop="plain", **more)

@@ -7,21 +7,18 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from training import fused
 from training.backbones import MobileFaceNet
-from training.fused import Depthwise, NormPReLU, library
-
-PRECISIONS = (torch.bfloat16, torch.float32)
+from training.fused import Depthwise, NormPReLU
+from training.native import compiled
 
 needs_compiler = pytest.mark.skipif(
-    any(library(each) is None for each in PRECISIONS), reason="there is no C compiler here, so nothing is fused"
+    compiled("fused.c") is None, reason="there is no C compiler here, so nothing is fused"
 )
-in_both = pytest.mark.parametrize("precision", PRECISIONS)
 
 
-def activation(n=6, channels=48, side=9, *, mean=0.0, precision=torch.bfloat16):
+def activation(n=6, channels=48, side=9, *, mean=0.0):
     torch.manual_seed(1)
-    x = (torch.randn(n, channels, side, side) * 2 + mean).to(precision)
+    x = (torch.randn(n, channels, side, side) * 2 + mean).to(torch.bfloat16)
     return x.contiguous(memory_format=torch.channels_last)
 
 
@@ -45,40 +42,37 @@ def close(one, other, tolerance):
 
 
 @needs_compiler
-@in_both
 @pytest.mark.parametrize("bent", [True, False])
 @pytest.mark.parametrize("mean", [0.0, 300.0])
-def test_values_gradients_and_running_statistics_are_those_of_the_definition(bent, mean, precision):
-    half = precision is torch.bfloat16
-    x, norm = activation(mean=mean, precision=precision), NormPReLU(48, bent=bent)
+def test_values_gradients_and_running_statistics_are_those_of_the_definition(bent, mean):
+    x, norm = activation(mean=mean), NormPReLU(48, bent=bent)
     with torch.no_grad():
         for each in norm.parameters():
             each.uniform_(0.2, 1.5)
-    into = (torch.randn(x.shape) * 0.2).to(precision).contiguous(memory_format=torch.channels_last)
+    into = (torch.randn(x.shape) * 0.2).to(torch.bfloat16).contiguous(memory_format=torch.channels_last)
     y, gradients, expected_mean, expected_variance = slow(x, norm, into)
     x.requires_grad_()
     out = norm(x)
     assert out.grad_fn.name() == "_NormaliseBackward"
     (out * into).sum().backward()
-    assert out.dtype is precision
-    assert close(out, y, 0.005 if half else 5e-5)
+    assert out.dtype is torch.bfloat16
+    assert close(out, y, 0.005)
     for mine, expected in zip([x.grad, *(each.grad for each in norm.parameters())], gradients, strict=True):
-        assert close(mine, expected, 0.01 if half else 1e-4)
+        assert close(mine, expected, 0.01)
     assert close(norm.running_mean, 0.1 * expected_mean, 1e-4)
     assert close(norm.running_var, 0.9 + 0.1 * expected_variance * 486 / 485, 1e-4)
     assert int(norm.num_batches_tracked) == 1
 
 
 @needs_compiler
-@in_both
-def test_one_row_and_one_value_stay_finite_and_nan_is_not_hidden(precision):
+def test_one_row_and_one_value_stay_finite_and_nan_is_not_hidden():
     for same in (torch.ones(1, 16, 1, 1), torch.full((4, 16, 3, 3), 7.0)):
-        x = same.to(precision).contiguous(memory_format=torch.channels_last).requires_grad_()
+        x = same.to(torch.bfloat16).contiguous(memory_format=torch.channels_last).requires_grad_()
         out = NormPReLU(16)(x)
         out.sum().backward()
         assert torch.isfinite(out).all()
         assert torch.isfinite(x.grad).all()
-    x = activation(channels=16, precision=precision).detach()
+    x = activation(channels=16).detach()
     x[3, 5, 2, 2] = math.nan
     out = NormPReLU(16)(x)
     assert torch.isnan(out[:, 5]).all()
@@ -86,13 +80,12 @@ def test_one_row_and_one_value_stay_finite_and_nan_is_not_hidden(precision):
 
 
 @needs_compiler
-@in_both
-def test_the_bits_do_not_depend_on_the_number_of_threads(precision):
+def test_the_bits_do_not_depend_on_the_number_of_threads():
     before, results = torch.get_num_threads(), []
     try:
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
-            x = activation(n=16, side=14, precision=precision).requires_grad_()
+            x = activation(n=16, side=14).requires_grad_()
             norm = NormPReLU(48)
             out = norm(x)
             (out * out).sum().backward()
@@ -119,17 +112,16 @@ def test_a_strided_depthwise_convolution_has_the_gradients_of_the_plain_one(side
     assert close(quick.weight.grad, plain.weight.grad, 0.01)
 
 
-@in_both
-def test_without_a_compiler_pytorch_s_own_operations_do_it(monkeypatch, precision):
+def test_without_a_compiler_pytorch_s_own_operations_do_it(monkeypatch):
     monkeypatch.setenv("CC", "/nowhere/cc")
-    fused.library.cache_clear()
+    compiled.cache_clear()
     try:
-        assert library(precision) is None
-        x, norm = activation(precision=precision).requires_grad_(), NormPReLU(48)
+        assert compiled("fused.c") is None
+        x, norm = activation().requires_grad_(), NormPReLU(48)
         expected = functional.prelu(functional.batch_norm(x, None, None, training=True), torch.full((48,), 0.25).to(x))
         assert close(norm(x), expected.double(), 0.01)
     finally:
-        fused.library.cache_clear()
+        compiled.cache_clear()
 
 
 def test_a_network_in_bfloat16_has_nearly_the_gradient_of_float32():
