@@ -5,10 +5,12 @@
 
 #include <stdint.h>
 
-#ifdef __AVX512F__
+#if defined(__AVX512F__)
 #define BYTES 64
+#elif defined(__AVX__)
+#define BYTES 32
 #else
-#define BYTES 32 /* compilers keep longer vectors than the processor has in memory, which takes four times as long */
+#define BYTES 16 /* compilers keep longer vectors than the processor has in memory, which takes four times as long */
 #endif
 
 typedef float vec __attribute__((vector_size(BYTES)));
