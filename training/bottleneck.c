@@ -113,12 +113,12 @@ typedef struct {
     double rows, *mean, *squares;
 } Moments;
 
-static void meet(Moments *so_far, const float *y, int64_t rows, int64_t stride, int64_t channels) {
+static void meet(Moments *so_far, const float *y, int64_t rows, int64_t channels) {
     const double each = 1.0 / rows, share = rows / (so_far->rows + rows), between = share * so_far->rows;
     for (int64_t c = 0; c < channels; c += WIDE) {
         vec about = at(y + c), sum = {0}, squares = {0};
         for (int64_t r = 0; r < rows; r++) {
-            vec v = at(y + r * stride + c) - about;
+            vec v = at(y + r * channels + c) - about;
             sum += v;
             squares += v * v;
         }
@@ -191,10 +191,12 @@ static void join(const float *lanes, int64_t count, float *total) {
 #define KEEP(v)
 #endif
 
+/* Where `high` is a number that the compiler sees, the sums are in registers. */
+#define UNROLLED static inline __attribute__((always_inline))
+
 /* sums[i] += over `depth`: a[i a_row + k a_step] times the PANEL numbers at panel + k panel_step, i < high. */
-static inline __attribute__((always_inline)) void multiply(vec sums[][2], const int high, const float *a,
-                                                           int64_t a_row, int64_t a_step, const float *panel,
-                                                           int64_t panel_step, int64_t depth) {
+UNROLLED void multiply(vec sums[][2], const int high, const float *a, int64_t a_row, int64_t a_step,
+                       const float *panel, int64_t panel_step, int64_t depth) {
     for (int64_t k = 0; k < depth; k++) {
         vec left = at(panel), right = at(panel + WIDE);
         KEEP(left);
@@ -209,7 +211,7 @@ static inline __attribute__((always_inline)) void multiply(vec sums[][2], const 
     }
 }
 
-/* to[r] = a[r] times packed panels, for a (TILE, depth) tile; only `rows` rows are written, `more` is added if given. */
+/* to[r] = a[r] times packed panels, a (TILE, depth); only `rows` rows are written, with `more` added if given. */
 static void tile_product(const float *a, int64_t rows, int64_t depth, const float *panels, int64_t width, float *to,
                          const float *more, Coming *coming) {
     for (int64_t n = 0; n < width; n += PANEL)
@@ -226,8 +228,8 @@ static void tile_product(const float *a, int64_t rows, int64_t depth, const floa
 }
 
 /* `high` rows of `outer_product`, from row n on. */
-static inline __attribute__((always_inline)) void outer_rows(const int high, const float *d, int64_t width, const float *y,
-                                                             int64_t depth, float *total) {
+UNROLLED void outer_rows(const int high, const float *d, int64_t width, const float *y, int64_t depth,
+                         float *total) {
     vec sums[HIGH][2];
 #pragma GCC unroll 8
     for (int i = 0; i < high; i++) sums[i][0] = at(total + i * depth), sums[i][1] = at(total + i * depth + WIDE);
@@ -237,7 +239,8 @@ static inline __attribute__((always_inline)) void outer_rows(const int high, con
 }
 
 /* total (width, depth) += d' y of a tile: d (TILE, width), y (TILE, depth). */
-static void outer_product(const float *d, int64_t width, const float *y, int64_t depth, float *total, Coming *coming) {
+static void outer_product(const float *d, int64_t width, const float *y, int64_t depth, float *total,
+                          Coming *coming) {
     for (int64_t k = 0; k < depth; k += PANEL) {
         int64_t n = 0;
         for (; n + HIGH <= width; n += HIGH) {
@@ -276,7 +279,7 @@ int pointwise(const float *x, int64_t rows, int64_t depth, const float *norm, co
             coming.each = next * depth / 16 / (TILE / HIGH * width / PANEL) + 1;
             load(tile, x + from * depth, here, depth, norm);
             tile_product(tile, here, depth, panels, width, y + from * width, NULL, &coming);
-            meet(&moments[lane], y + from * width, here, width, width);
+            meet(&moments[lane], y + from * width, here, width);
         }
     }
     settle(moments, width, epsilon, mean, variance, rstd);
@@ -284,9 +287,9 @@ int pointwise(const float *x, int64_t rows, int64_t depth, const float *norm, co
     return 0;
 }
 
-/* Gradients of `pointwise`: dx (rows, depth), if wanted, is that of act(norm(x)), with `more` added if given; dnorm (3, depth) are
-   the sums that make those of its beta, gamma and slope, where there is a norm. y is what came, dy the gradient behind
-   its own normalisation `out`. */
+/* Gradients of `pointwise`: dx (rows, depth), if wanted, is that of act(norm(x)), with `more` added if given; dnorm
+   (3, depth) are the sums that make those of its beta, gamma and slope, where there is a norm. y is what came, dy the
+   gradient behind its own normalisation `out`. */
 int pointwise_back(const float *x, int64_t rows, int64_t depth, const float *norm, const float *weight, int64_t width,
                    const float *y, const float *dy, const float *out, const float *back, const float *more, float *dx,
                    float *dweight, float *dnorm) {
@@ -402,7 +405,7 @@ int depthwise(const float *x, int64_t images, int64_t height, int64_t width, int
                         put(to + j * channels + c, sum);
                     }
                 }
-                meet(&moments[lane], to, outs_wide, channels, channels);
+                meet(&moments[lane], to, outs_wide, channels);
             }
         }
     }
@@ -412,7 +415,7 @@ int depthwise(const float *x, int64_t images, int64_t height, int64_t width, int
 }
 
 /* What one row of gradients d (outs_wide, channels) adds to the kernel's gradient, and to those of the rows that it
-   came from: for each channel, spread[i][j step + k] += kernel[i, k] d[j] and dkernel[i, k] += seen[i][j step + k] d[j]. */
+   came from: in each channel, spread[i][j step + k] += kernel[i, k] d[j], dkernel[i, k] += seen[i][j step + k] d[j]. */
 static void depthwise_row_back(const float *d, int64_t outs_wide, int64_t channels, int64_t step, const float *kernel,
                                float *const spread[3], const float *const seen[3], float *dkernel, Coming *coming) {
     const int64_t stride = channels + PANEL;
