@@ -13,20 +13,25 @@ from pathlib import Path
 from torch import Tensor
 
 
+def compiler() -> str | None:
+    """The C compiler: `CC` of the environment, or the machine's; None where there is none."""
+    return os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc")
+
+
 @cache
 def compiled(name: str) -> ctypes.CDLL | None:
-    """A file of this folder as a library; None where no C compiler makes one of it.
+    """A file of this folder as a library; None where no C compiler makes one of it, or none is there.
 
     Args:
         name: the file's name, such as `fused.c`.
     """
-    compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc")
-    if compiler is None:
+    program = compiler()
+    if program is None:
         return None
     with tempfile.TemporaryDirectory(prefix="vultus-native-") as folder:
         made = Path(folder) / "code.so"
         how = ["-O3", "-funroll-loops", "-march=native", "-fopenmp", "-shared", "-fPIC"]
-        command = [compiler, *how, "-o", str(made), str(Path(__file__).with_name(name)), "-lm"]
+        command = [program, *how, "-o", str(made), str(Path(__file__).with_name(name)), "-lm"]
         try:
             subprocess.run(command, check=True, capture_output=True)  # noqa: S603 - the C compiler
             return ctypes.CDLL(str(made))

@@ -16,6 +16,7 @@ from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from service.artifact.files import sha256
+from training import bottleneck, fused
 from training.backbones import BACKBONES, Recogniser
 from training.batches import Crops, Teach
 from training.config import Config, OptimiserConfig
@@ -148,8 +149,11 @@ def setting_of(config: Config) -> Setting:
         )
     source, notes = _source(config)
     precision = _precision(config, device)
-    if device.type == "cpu" and compiled("fused.c") is None:
-        notes = (*notes, "there is no C compiler: a MobileFaceNet learns on PyTorch's own operations, more slowly")
+    if device.type == "cpu" and compiled(bottleneck.CODE if precision is torch.float32 else fused.CODE) is None:
+        notes = (
+            *notes,
+            "no C compiler made the quick code: a MobileFaceNet learns on PyTorch's own operations, more slowly",
+        )
     taught, teach = _teacher(config, source, rank, ranks)
     return Setting(
         config=config,

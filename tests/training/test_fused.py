@@ -9,11 +9,9 @@ from torch.nn import functional
 
 from training.backbones import MobileFaceNet
 from training.fused import Depthwise, NormPReLU
-from training.native import compiled
+from training.native import compiled, compiler
 
-needs_compiler = pytest.mark.skipif(
-    compiled("fused.c") is None, reason="there is no C compiler here, so nothing is fused"
-)
+needs_compiler = pytest.mark.skipif(compiler() is None, reason="there is no C compiler here, so nothing is fused")
 
 
 def activation(n=6, channels=48, side=9, *, mean=0.0):
