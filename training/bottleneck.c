@@ -191,6 +191,14 @@ static void join(const float *lanes, int64_t count, float *total) {
 #define KEEP(v)
 #endif
 
+/* Lay `depth` rows of `count` numbers, at from[i step + k depth_step], out as panels: all rows of the first PANEL, then
+   of the next. */
+static void pack(float *panels, const float *from, int64_t count, int64_t step, int64_t depth, int64_t depth_step) {
+    for (int64_t i = 0; i < count; i++)
+        for (int64_t k = 0; k < depth; k++)
+            panels[i / PANEL * PANEL * depth + k * PANEL + i % PANEL] = from[i * step + k * depth_step];
+}
+
 /* Where `high` is a number that the compiler sees, the sums are in registers. */
 #define UNROLLED static inline __attribute__((always_inline))
 
@@ -265,9 +273,7 @@ int pointwise(const float *x, int64_t rows, int64_t depth, const float *norm, co
         free(panels), free(buffers), free(sums);
         return 1;
     }
-    for (int64_t n = 0; n < width; n++)
-        for (int64_t k = 0; k < depth; k++)
-            panels[n / PANEL * PANEL * depth + k * PANEL + n % PANEL] = weight[n * depth + k];
+    pack(panels, weight, width, depth, depth, 1);
 #pragma omp parallel for schedule(static)
     for (int64_t lane = 0; lane < LANES; lane++) {
         float *tile = buffers + lane * TILE * (depth + PANEL);
@@ -302,9 +308,7 @@ int pointwise_back(const float *x, int64_t rows, int64_t depth, const float *nor
         free(panels), free(buffers), free(products), free(sums);
         return 1;
     }
-    for (int64_t k = 0; k < depth; k++)
-        for (int64_t n = 0; n < width; n++)
-            panels[k / PANEL * PANEL * width + n * PANEL + k % PANEL] = weight[n * depth + k];
+    pack(panels, weight, depth, 1, width, depth);
 #pragma omp parallel for schedule(static)
     for (int64_t lane = 0; lane < LANES; lane++) {
         float *before = buffers + lane * size, *d = before + TILE * (depth + PANEL);

@@ -97,7 +97,8 @@ def _rows(x: Tensor) -> int:
     return x.numel() // x.shape[1]
 
 
-def _halved(x: Tensor, channels: int, step: int) -> Tensor:
+def _room(x: Tensor, channels: int, step: int) -> Tensor:
+    """Where a convolution of `x` puts what it gives."""
     height, width = ((side - 1) // step + 1 for side in x.shape[2:])
     return torch.empty(x.shape[0], channels, height, width, memory_format=torch.channels_last)
 
@@ -113,7 +114,7 @@ class _Chain(torch.autograd.Function):
         for i, kind in enumerate(plan.kinds):
             weight, gamma, beta, slope = given[4 * i : 4 * i + 4]
             channels, colours = weight.shape[0], before.shape[1]
-            y, (mean, variance, rstd) = _halved(before, channels, kind.step), x.new_empty(3, channels)
+            y, (mean, variance, rstd) = _room(before, channels, kind.step), x.new_empty(3, channels)
             if kind.name == "depthwise":
                 used = weight.view(channels, 9).t().contiguous()
                 place = before, *before.shape[:1], *before.shape[2:], channels, kind.step
