@@ -77,6 +77,8 @@ def ready(data: Path | None, folder: Path, *, people: int | None) -> Ready:
     write(lfw, judged, folder / "photos-test")
     write(lfw, learnt_from(lfw, people), folder / "photos-train")
     for side in ("train", "test"):
+        if people is None and (folder / f"crops-{side}" / "report.json").exists():
+            continue  # whole: the report is written last
         found = prepare(
             folder / f"photos-{side}",
             folder / f"crops-{side}",
