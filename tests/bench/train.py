@@ -6,6 +6,7 @@ the same network, batch and threads, in turns in one run; on a busy machine the 
 a sampled head with a full one in a process each, the full one written as most people write it. `resume_identical` is 1
 when a resumed run left the same bits as an uninterrupted one. `lfw_scratch` and `lfw_distilled` are what laptop.toml
 reaches on LFW (see `tests.bench.train_lfw`): hours with `--seeds 5`, which `--work DIR` lets go on where it stopped.
+`--recipes arcface cosface softmax` compares heads.
 `laptop_total` is the time from photos to a service that answers, all commands of training/README.md in turn.
 `--only step` is `step_speedup` alone, a minute; `--only cost` has the heads too, which take 15 GB of memory.
 """
@@ -29,7 +30,7 @@ from torch.nn import functional
 
 from tests.bench.report import Report, note, parser
 from tests.bench.train_laptop import whole_path
-from tests.bench.train_lfw import accuracy, ready
+from tests.bench.train_lfw import RECIPES, accuracy, ready
 from training import bottleneck, checkpoints, fused
 from training.backbones import MobileFaceNet
 from training.batches import Batch
@@ -46,7 +47,8 @@ DIM, BATCH, FRACTION = 512, 128, 0.1
 
 def main() -> None:
     options = parser(__doc__ or "")
-    options.add_argument("--seeds", type=int, default=1, help="runs of each recipe; several compare the heads")
+    options.add_argument("--seeds", type=int, default=1, help="runs of each recipe")
+    options.add_argument("--recipes", nargs="+", choices=RECIPES, default=["distilled", "scratch"])
     options.add_argument("--work", type=Path, help="keep crops and runs of LFW here, and go on from what is there")
     options.add_argument("--only", choices=["cost", "step", "lfw", "laptop"], help="a part of the figures")
     options.add_argument("--set", action="append", default=[], help="section.key=value for the runs on LFW; repeatable")
@@ -58,7 +60,7 @@ def main() -> None:
             made = ready(asked.data, work, people=few)
             changes = ["run.epochs=1", "run.batch=16", *asked.set] if asked.quick else asked.set
             if asked.only != "laptop":
-                accuracy(report, made, work, seeds=asked.seeds, changes=changes)
+                accuracy(report, made, work, recipes=asked.recipes, seeds=asked.seeds, changes=changes)
             if asked.only != "lfw":
                 whole_path(report, made, work / "laptop", changes)
         if asked.only not in ("lfw", "laptop"):

@@ -45,11 +45,14 @@ TAUGHT = (
 )
 """Learning what SFace says of the very crops that are shown, half of them mixed of two photos, and no labels."""
 
-HEADS = {
+RECIPES = {
+    "distilled": TAUGHT,
+    "scratch": (),
     "arcface": ("head.margin=arcface", "head.options={m = 0.1, scale = 20}"),
     "cosface": ("head.margin=cosface", "head.options={m = 0.1, scale = 20}"),
     "softmax": ("head.margin=softmax", "head.options={}"),
 }
+"""What is changed in laptop.toml."""
 
 
 @dataclass(frozen=True)
@@ -145,23 +148,27 @@ def learn(made: Ready, folder: Path, changes: Sequence[str]) -> Learnt:
     )
 
 
-def accuracy(report: Report, made: Ready, folder: Path, *, seeds: int, changes: Sequence[str]) -> None:
-    """Distilled and from scratch; with several seeds every head, seed by seed, so that a table cut short is whole."""
-    arms = {"distilled": TAUGHT, **({"scratch": ()} if seeds == 1 else HEADS)}
-    found: dict[str, list[float]] = {name: [] for name in arms}
+def accuracy(
+    report: Report, made: Ready, folder: Path, *, recipes: Sequence[str], seeds: int, changes: Sequence[str]
+) -> None:
+    """Every recipe, seed by seed, so that a table cut short is whole; the mean of several with its 95 % interval."""
+    found: dict[str, list[float]] = {name: [] for name in recipes}
     for seed in range(seeds):
-        for name, how in arms.items():
-            run = learn(made, folder / f"{name}-{seed}", [*how, f"run.seed={seed}", *changes])
+        for name in recipes:
+            run = learn(made, folder / f"{name}-{seed}", [*RECIPES[name], f"run.seed={seed}", *changes])
             found[name].append(run.accuracy)
-            kind = "lfw_distilled" if name == "distilled" else "lfw_scratch"
             more = {"recipe": name, "seed": seed, "pairs": len(made.pairs)}
-            report.figure(kind, round(run.accuracy, 2), "%", folds=[round(each, 2) for each in run.folds], **more)
+            report.figure(kind(name), round(run.accuracy, 2), "%", folds=[round(each, 2) for each in run.folds], **more)
             report.figure("data_wait", round(100 * run.wait, 2), "% of a step", recipe=name, seed=seed)
             report.figure("run_photos_per_second", round(run.photos_per_second, 1), "photos/s", recipe=name, seed=seed)
     for name, values in found.items():
         if len(values) > 1:
             half = stats.t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / len(values) ** 0.5
-            kind = "lfw_distilled" if name == "distilled" else "lfw_scratch"
             mean = statistics.mean(values)
             more = {"recipe": name, "seeds": len(values), "interval": [round(mean - half, 2), round(mean + half, 2)]}
-            report.figure(f"{kind}_mean", round(mean, 2), "%", **more)
+            report.figure(f"{kind(name)}_mean", round(mean, 2), "%", **more)
+
+
+def kind(recipe: str) -> str:
+    """The figure that a recipe is one of."""
+    return "lfw_distilled" if recipe == "distilled" else "lfw_scratch"
