@@ -16,8 +16,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-
 from service.artifact.store import ModelStore
 from service.errors import VultusError
 from training.embed import Model, PhotosOf, embed, of_network, of_onnx
@@ -44,10 +42,10 @@ KEY = "VULTUS_KEY"
 """Variable that holds the API key for a running service; a command line would show it to everybody."""
 
 
-def evaluate_pairs(model: Model, pairs: PackedPairs) -> Seen:
+def evaluate_pairs(model: Model, packed: PackedPairs) -> Seen:
     """Accuracy over ten folds, and TARs, of a verification set."""
-    vectors = model(pairs.photos)
-    yield from verification(pair_scores(vectors, np.arange(len(vectors)).reshape(-1, 2)), pairs.same, folds=True)
+    photos, pairs = packed.distinct()
+    yield from verification(pair_scores(model(photos), pairs), packed.same, folds=True)
 
 
 def evaluate_people(model: Model, people: Source, *, queries: int | None = None) -> Seen:

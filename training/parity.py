@@ -59,7 +59,8 @@ class Proof:
 
 def proof_of_pairs(name: str, packed: PackedPairs) -> Proof:
     """A verification set as a proof."""
-    return Proof(name, packed.photos, np.arange(len(packed.photos)).reshape(-1, 2), packed.same, folds=True)
+    photos, pairs = packed.distinct()
+    return Proof(name, photos, pairs, packed.same, folds=True)
 
 
 def proof_of_people(name: str, people: Source, *, claimed: bool = True, photos: int = PHOTOS) -> Proof:

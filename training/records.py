@@ -192,6 +192,11 @@ class PackedPairs:
     photos: list[bytes]
     same: NDArray[np.bool_]
 
+    def distinct(self) -> tuple[list[bytes], NDArray[np.int64]]:
+        """Each photo once, and (n, 2) places in that list of the pairs' photos: LFW shows 12,000 of 7,701."""
+        place = {photo: number for number, photo in enumerate(dict.fromkeys(self.photos))}
+        return [*place], np.array([place[photo] for photo in self.photos]).reshape(-1, 2)
+
 
 ALLOWED = {
     ("numpy.core.multiarray", "_reconstruct"),

@@ -33,7 +33,7 @@ from training.journal import Journal
 from training.schedule import rate_at
 from training.start import Setting, State, device_of, fresh, setting_of, wrapped
 from training.teacher import relations, towards
-from training.verification import det_curve, pair_scores, paired_accuracy
+from training.verification import accuracy_of_scores, det_curve, pair_scores
 
 LEAST_SCALE = 1.0
 """An fp16 loss that overflows below this scale stops the run: after 17 halvings of PyTorch's first scale, 65,536."""
@@ -304,9 +304,9 @@ def _evaluate(
     if setting.pairs is None or setting.rank > 0:
         return None
     network = state.network if state.average is None else state.average.network(state.network)
-    vectors = embed(of_network(network, setting.device), setting.pairs.photos)
-    scores, same = pair_scores(vectors, np.arange(len(vectors)).reshape(-1, 2)), setting.pairs.same
-    journal.write(state.step, "evaluation", {"accuracy": paired_accuracy(vectors, same)})
+    photos, pairs = setting.pairs.distinct()
+    scores, same = pair_scores(embed(of_network(network, setting.device), photos), pairs), setting.pairs.same
+    journal.write(state.step, "evaluation", {"accuracy": accuracy_of_scores(scores, same, folds=True)})
     return det_curve(scores[same], scores[~same]) if same.any() and not same.all() else None
 
 

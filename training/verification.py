@@ -58,22 +58,15 @@ def fold_accuracy(scores: Scores, same: Flags, folds: int = 10) -> FoldAccuracy:
     return FoldAccuracy(float(np.mean(accuracies)), float(np.std(accuracies)), tuple(accuracies), tuple(thresholds))
 
 
-def paired_accuracy(vectors: NDArray[np.floating], same: Flags) -> float:
-    """Accuracy in percent of unit vectors that come in pairs, 2 i and 2 i + 1, as verification sets pack them.
-
-    Measured over ten folds; over five or two, or by leaving each pair out, where the pairs do not divide into more.
-    """
-    return accuracy_of_scores(pair_scores(vectors, np.arange(len(vectors)).reshape(-1, 2)), same, folds=True)
-
-
 def accuracy_of_scores(scores: Scores, same: Flags, *, folds: bool) -> float:
-    """Accuracy in percent of scored pairs, over folds as above or all at once.
+    """Accuracy in percent of scored pairs, over ten folds or all at once.
 
     Args:
         scores: (n,) similarities.
         same: (n,) whether a pair shows one person.
-        folds: whether the pairs are in the order of a protocol. Otherwise both kinds weigh alike, however many there
-            are of each, and the threshold is that of the pairs themselves.
+        folds: whether the pairs are in the order of a protocol; over five or two, or by leaving each pair out, where
+            they do not divide into ten. Otherwise both kinds weigh alike, however many there are of each, and the
+            threshold is that of the pairs themselves.
     """
     _check(scores, same)
     if folds:

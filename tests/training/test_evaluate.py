@@ -19,6 +19,7 @@ from training.errors import DataError, EvaluationError
 from training.evaluate import evaluate_pairs, main, open_model
 from training.figures import Curve, identification_of_people
 from training.records import PackedPairs, write_bin
+from training.verification import fold_accuracy
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +44,21 @@ def test_pairs_that_are_alike_or_not_are_told_apart(model):
     figures = {each["figure"]: each for each in measured(model, packed())}
     assert figures["accuracy"]["value"] == 100
     assert figures["accuracy"]["pairs"] == 20
+
+
+def test_a_photo_of_several_pairs_is_embedded_once_and_counts_in_each(model):
+    embedded, once = [], partial(embed, of_onnx(model))
+
+    def noted(photos):
+        embedded.extend(photos)
+        return once(photos)
+
+    pairs = packed()
+    figures = records(evaluate_pairs(noted, pairs))
+    assert sorted(embedded) == sorted(set(pairs.photos))
+    vectors = once(pairs.photos)
+    (accuracy,) = (each["value"] for each in figures if each["figure"] == "accuracy")
+    assert accuracy == fold_accuracy((vectors[::2] * vectors[1::2]).sum(axis=1), pairs.same).mean
 
 
 def test_rates_that_the_pairs_cannot_vouch_for_are_refused_by_name(model):

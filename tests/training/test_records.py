@@ -76,6 +76,13 @@ def test_a_verification_set_is_read_back(tmp_path):
     assert again.same.tolist() == [True, False]
 
 
+def test_the_photos_of_pairs_are_taken_once_each():
+    a, b, c = (jpeg(i) for i in range(3))
+    photos, pairs = PackedPairs([b, a, a, b, c, b, b, b], np.array([True, False, True, False])).distinct()
+    assert photos == [b, a, c]
+    assert pairs.tolist() == [[0, 1], [1, 0], [2, 0], [0, 0]]
+
+
 def test_a_verification_set_of_arrays_written_by_python_2_is_read(tmp_path):
     photos = [np.frombuffer(jpeg(i), np.uint8) for i in range(2)]
     (tmp_path / "old.bin").write_bytes(pickle.dumps((photos, [True]), protocol=2))

@@ -23,7 +23,7 @@ from training.restore import restore
 from training.shards import write_shards
 from training.start import fresh, setting_of
 from training.train import _evaluate, _step, main, train
-from training.verification import det_curve, pair_scores, paired_accuracy
+from training.verification import det_curve, fold_accuracy, pair_scores
 
 
 def test_a_run_learns_and_leaves_a_log_and_plots(people, tmp_path):
@@ -262,4 +262,4 @@ def test_a_run_measures_the_averaged_weights(people, tmp_path):
     for mine, expected in zip(found, det_curve(scores[packed.same], scores[~packed.same]), strict=True):
         assert np.array_equal(mine, expected)
     (line,) = [json.loads(text) for text in (tmp_path / "log.jsonl").read_text().splitlines()]
-    assert line["accuracy"] == paired_accuracy(vectors, packed.same)
+    assert line["accuracy"] == fold_accuracy(scores, packed.same, 2).mean
