@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from training.errors import DataError
 from training.photos import decode
 from training.sources import Source
 from training.teacher import open_model
@@ -46,6 +47,10 @@ class PhotosOf:
 
     def __getitem__(self, index: int, /) -> bytes:
         return self._source.read(index)
+
+    def place(self, index: int) -> str:
+        """Where a photo lies, for messages."""
+        return self._source.place(index)
 
 
 def of_network(network: nn.Module, device: torch.device | None = None) -> Embedder:
@@ -94,7 +99,7 @@ def embed(embedder: Embedder, photos: Photos, *, batch: int = 64, flip: bool = F
     embeddings = np.empty((0, 0), np.float32)
     for start in range(0, len(photos), batch):
         numbers = range(start, min(start + batch, len(photos)))
-        crops = np.stack([np.array(decode(photos[number])) for number in numbers])
+        crops = np.stack([crop(photos, number) for number in numbers])
         vectors = unit(embedder(crops))
         if flip:
             vectors = unit(vectors + unit(embedder(np.ascontiguousarray(crops[:, :, ::-1]))))
@@ -102,6 +107,19 @@ def embed(embedder: Embedder, photos: Photos, *, batch: int = 64, flip: bool = F
             embeddings = np.empty((len(photos), vectors.shape[1]), np.float32)
         embeddings[start : start + len(vectors)] = vectors
     return embeddings
+
+
+def crop(photos: Photos, number: int) -> NDArray[np.uint8]:
+    """(112, 112, 3) uint8 RGB of one of the photos.
+
+    Raises:
+        DataError: it cannot be decoded; the error says which it is.
+    """
+    try:
+        return np.array(decode(photos[number]))
+    except DataError as error:
+        where = photos.place(number) if isinstance(photos, PhotosOf) else f"photo {number}"
+        raise DataError(f"{where}: {error.detail}") from error
 
 
 def unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:

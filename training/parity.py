@@ -6,6 +6,7 @@ them, one crop at a time and 64 at a time; `check` closes the gate.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,11 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.artifact import sample
-from training.embed import Embedder, unit
+from training.embed import Embedder, crop, unit
 from training.errors import ParityError
-from training.photos import decode
 from training.records import PackedPairs
-from training.sources import Source
+from training.sources import Part, Source, usable
 from training.verification import (
     AcceptRate,
     accuracy_of_scores,
@@ -68,13 +68,19 @@ def proof_of_people(name: str, people: Source, *, claimed: bool = True, photos: 
 
     Args:
         name: of the set.
-        people: the crops; of very many, whole people are drawn.
+        people: the crops; of very many, whole people are drawn. What cannot be decoded and what several people have is
+            named on stderr and left out.
         claimed: whether the network has not seen these people.
         photos: crops taken at most.
+
+    Raises:
+        DataError: not one crop can be used.
     """
-    chosen = _some(people.labels, photos)
-    pairs, same = drawn_pairs(people.labels[chosen], impostors=100_000)
-    return Proof(name, [people.read(int(index)) for index in chosen], pairs, same, claimed=claimed)
+    some, left_out = usable(Part(people, _some(people.labels, photos)))
+    for place, reason in left_out:
+        sys.stderr.write(f"left out {place}: {reason}\n")
+    pairs, same = drawn_pairs(some.labels, impostors=100_000)
+    return Proof(name, [some.read(index) for index in range(len(some))], pairs, same, claimed=claimed)
 
 
 def _some(labels: NDArray[np.int64], photos: int) -> NDArray[np.int64]:
@@ -124,7 +130,9 @@ class Parity:
 def compared(network: Embedder, exported: Embedder, proof: Proof) -> Parity:
     """Compare two embedders on the drawn crops and on a proof's photos."""
     drawn = len(sample.crops())
-    crops = np.concatenate([sample.crops(), np.stack([np.array(decode(photo)) for photo in proof.photos])])
+    crops = np.concatenate(
+        [sample.crops(), np.stack([crop(proof.photos, number) for number in range(len(proof.photos))])]
+    )
     expected, given = _embedded(network, crops, 64), _embedded(exported, crops, 64)
     singly = _embedded(exported, crops[:64], 1)
     cosines = [(unit(given) * unit(expected)).sum(axis=1).min(), (singly * expected[: len(singly)]).sum(axis=1).min()]

@@ -28,6 +28,7 @@ from service.artifact.quantise import Ranges, observe, quantise
 from service.errors import EngineError
 from service.vision import choice, engines
 from training.embed import embed, of_onnx, unit
+from training.errors import DataError
 from training.photos import decode
 from training.sources import Source
 
@@ -62,9 +63,11 @@ def int8(path: Path, photos: Source, seed: int = 0) -> Made:
     Of the quantiles that a range may hold, the one is taken that leaves other crops nearest to the float32 file. If the
     artifact's sample comes out too far even so, the convolutions next to the pixels stay in float32: first none, then a
     quarter of them, then half.
+
+    Raises:
+        DataError: not one crop can be decoded.
     """
-    chosen = np.random.default_rng(seed).permutation(len(photos))[: OBSERVED + JUDGED]
-    crops = np.stack([np.array(decode(photos.read(int(index)))) for index in chosen])
+    crops = _drawn(photos, OBSERVED + JUDGED, seed)
     split = max(1, len(crops) * OBSERVED // (OBSERVED + JUDGED))
     observed, judged = crops[:split], crops[split:] if split < len(crops) else crops
     model = graph.load(path)
@@ -87,6 +90,19 @@ def int8(path: Path, photos: Source, seed: int = 0) -> Made:
         if (given * drawn).sum(axis=1).min() >= choice.PARITY["int8"] + SPARE:
             break
     return kept
+
+
+def _drawn(photos: Source, count: int, seed: int) -> NDArray[np.uint8]:
+    """(count, 112, 112, 3) crops, fewer where there are no more; the run has named those that cannot be decoded."""
+    found: list[NDArray[np.uint8]] = []
+    for index in np.random.default_rng(seed).permutation(len(photos)):
+        with suppress(DataError, OSError):
+            found.append(np.array(decode(photos.read(int(index)))))
+        if len(found) == count:
+            break
+    if not found:
+        raise DataError("not one of the crops that int8 is fitted to can be decoded")
+    return np.stack(found)
 
 
 def _document(crops: int, quantile: float, ranges: Ranges) -> str:

@@ -19,6 +19,7 @@ from training.errors import DataError, EvaluationError
 from training.evaluate import evaluate_pairs, main, open_model
 from training.figures import Curve, identification_of_people
 from training.records import PackedPairs, write_bin
+from training.shards import write_shards
 from training.verification import fold_accuracy
 
 
@@ -59,6 +60,15 @@ def test_a_photo_of_several_pairs_is_embedded_once_and_counts_in_each(model):
     vectors = once(pairs.photos)
     (accuracy,) = (each["value"] for each in figures if each["figure"] == "accuracy")
     assert accuracy == fold_accuracy((vectors[::2] * vectors[1::2]).sum(axis=1), pairs.same).mean
+
+
+def test_a_photo_that_cannot_be_decoded_is_named(model, tmp_path, capsys):
+    write_shards(tmp_path, [(jpeg(0), 0), (b"broken", 0)])
+    assert main([str(model), "--people", str(tmp_path)]) == 1
+    assert "shard-000000.tar, byte 4608: no readable photo: it has no known format" in capsys.readouterr().err
+    write_bin(tmp_path / "broken.bin", PackedPairs([jpeg(0), b"broken"], np.array([True])))
+    assert main([str(model), "--pairs", str(tmp_path / "broken.bin")]) == 1
+    assert "photo 1: no readable photo" in capsys.readouterr().err
 
 
 def test_rates_that_the_pairs_cannot_vouch_for_are_refused_by_name(model):

@@ -1,6 +1,7 @@
 """From a checkpoint to an artifact that the service's own code takes."""
 
 import dataclasses
+import json
 import os
 import shutil
 import subprocess
@@ -15,7 +16,7 @@ from service.artifact.manifest import Licence
 from service.artifact.store import ModelStore
 from service.errors import ModelExistsError
 from service.vision import choice
-from tests.training.photos import people_folder
+from tests.training.photos import jpeg, people_folder
 from training.config import load
 from training.embed import of_network, of_onnx, unit
 from training.errors import CheckpointError, DataError, ParityError
@@ -23,7 +24,10 @@ from training.export import OPSET, export, main
 from training.parity import Parity, Proof, Shown, check, compared, proof_of_pairs, shown
 from training.records import PackedPairs
 from training.restore import restore
+from training.shards import write_shards
+from training.sources import open_source
 from training.train import train
+from training.variants import int8
 from training.verification import drawn_pairs
 
 LICENCE = Licence(spdx="Apache-2.0", commercial=True, source="https://example.org")
@@ -188,6 +192,30 @@ def test_a_loss_of_accuracy_alone_is_seen():
     assert shown(proof, vectors).accuracy == 100
     assert shown(proof, vectors[random.permutation(60)]).accuracy < 80
     assert shown(proof, vectors).tar.far == 1e-2
+
+
+def test_broken_photos_of_the_training_shards_are_named_and_do_without(tmp_path, monkeypatch, capsys):
+    photos = [(jpeg(0), 0), (b"broken", 0), (jpeg(1), 1), (jpeg(2), 0), (jpeg(3), 1)]
+    (tmp_path / "shards").mkdir()
+    write_shards(tmp_path / "shards", photos)
+    wanted = ["data.workers=0", "network.dim=16", "run.batch=4", "run.epochs=1", "run.device=cpu"]
+    train(load(None, [f"data.train=['{tmp_path / 'shards'}']", f"run.folder={tmp_path / 'run'}", *wanted]))
+    monkeypatch.setitem(choice.PARITY, "int8", -1)
+    capsys.readouterr()
+    store = ModelStore(tmp_path / "models")
+    manifest = export(tmp_path / "run", store, name="small", licence=LICENCE, commit="abc", precisions=["int8"])
+    assert [each.precision for each in manifest.variants] == ["int8"]
+    assert json.loads((store.folder / "small" / "int8.json").read_text())["observed_on"].startswith("2 aligned crops")
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("left out")]
+    assert "shards" in line
+    assert "no readable photo" in line
+
+
+def test_crops_that_are_all_broken_fit_no_int8(exported, tmp_path):
+    store, manifest = exported
+    write_shards(tmp_path, [(b"broken", 0), (b"broken", 1)])
+    with pytest.raises(DataError, match="not one of the crops"):
+        int8(store.file(manifest), open_source(tmp_path))
 
 
 def test_without_the_training_data_or_other_crops_nothing_is_made(run, tmp_path):
