@@ -6,7 +6,7 @@ the same network, batch and threads, in turns in one run; on a busy machine the 
 a sampled head with a full one in a process each, the full one written as most people write it. `resume_identical` is 1
 when a resumed run left the same bits as an uninterrupted one. `lfw_scratch` and `lfw_distilled` are what laptop.toml
 reaches on LFW (see `tests.bench.train_lfw`): hours with `--seeds 5`, which `--work DIR` lets go on where it stopped.
-`--recipes arcface cosface softmax` compares heads.
+`--recipes arcface cosface softmax` compares heads; `distilled_wide` learns from people with one photo too.
 `laptop_total` is the time from photos to a service that answers, all commands of training/README.md in turn.
 `--only step` is `step_speedup` alone, a minute; `--only cost` has the heads too, which take 15 GB of memory.
 """
@@ -57,7 +57,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="vultus-bench-") as folder:
         if asked.only in (None, "lfw", "laptop"):
             work, few = asked.work or Path(folder), 12 if asked.quick else None
-            made = ready(asked.data, work, people=few)
+            singles = any(RECIPES[name].singles for name in asked.recipes)
+            made = ready(asked.data, work, people=few, singles=singles)
             changes = ["run.epochs=1", "run.batch=16", *asked.set] if asked.quick else asked.set
             if asked.only != "laptop":
                 accuracy(report, made, work, recipes=asked.recipes, seeds=asked.seeds, changes=changes)

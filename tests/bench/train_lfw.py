@@ -1,8 +1,9 @@
 """What a laptop learns of LFW: from the people outside folds 8 to 10, judged by the 1,800 pairs of those folds.
 
 The path is the one that README.md describes: photos in folders, `training.prepare`, `training/configs/laptop.toml`,
-and the checkpoint measured on crops that the same preparation made. People with one photo are left out, and so is
-everybody who is in a pair of folds 8 to 10. The threshold of a fold is the best one of the other two.
+and the checkpoint measured on crops that the same preparation made. Everybody who is in a pair of folds 8 to 10 is left
+out. So are people with one photo, unless a teacher says what it shows: a recipe with `singles` takes those whom neither
+LFW's names nor their faces take for somebody who judges. The threshold of a fold is the best one of the other two.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from scipy import stats
 
 from service.artifact.store import ModelStore
 from service.settings import CHECKOUT
-from tests.bench.lfw_data import Lfw, Pair, load_lfw
+from tests.bench.lfw_data import SAME_PERSON, Lfw, Pair, load_lfw
 from tests.bench.report import Report, note
 from training.config import load
 from training.embed import PhotosOf, embed, of_network
@@ -45,32 +46,43 @@ TAUGHT = (
 )
 """Learning what SFace says of the very crops that are shown, half of them mixed of two photos, and no labels."""
 
+
+@dataclass(frozen=True)
+class Recipe:
+    """What is changed in laptop.toml, and whether photos of people who have one are learnt from as well."""
+
+    changes: tuple[str, ...] = ()
+    singles: bool = False
+
+
 RECIPES = {
-    "distilled": TAUGHT,
-    "scratch": (),
-    "arcface": ("head.margin=arcface", "head.options={m = 0.1, scale = 20}"),
-    "cosface": ("head.margin=cosface", "head.options={m = 0.1, scale = 20}"),
-    "softmax": ("head.margin=softmax", "head.options={}"),
+    "distilled": Recipe(TAUGHT),
+    "distilled_wide": Recipe(TAUGHT, singles=True),
+    "scratch": Recipe(),
+    "arcface": Recipe(("head.margin=arcface", "head.options={m = 0.1, scale = 20}")),
+    "cosface": Recipe(("head.margin=cosface", "head.options={m = 0.1, scale = 20}")),
+    "softmax": Recipe(("head.margin=softmax", "head.options={}")),
 }
-"""What is changed in laptop.toml."""
 
 
 @dataclass(frozen=True)
 class Ready:
-    """Crops to learn from, crops to judge by, and the pairs of the latter."""
+    """Crops to learn from, of people with several photos and with one, crops to judge by, and the latter's pairs."""
 
     train: Path
+    singles: Path
     test: Path
     pairs: tuple[Pair, ...]
 
 
-def ready(data: Path | None, folder: Path, *, people: int | None) -> Ready:
+def ready(data: Path | None, folder: Path, *, people: int | None, singles: bool = False) -> Ready:
     """Write the photos of both sides and cut their crops; what is there already is kept.
 
     Args:
         data: folder that holds lfw/.
         folder: where crops and runs go.
         people: this many of each side only, for a quick look.
+        singles: make crops of people with one photo too.
     """
     lfw = load_lfw(data)
     pairs = tuple(pair for pair in lfw.pairs if pair.fold >= FIRST_TEST_FOLD)
@@ -78,27 +90,38 @@ def ready(data: Path | None, folder: Path, *, people: int | None) -> Ready:
         pairs = few(pairs, people)
     judged = {name for pair in pairs for name in (pair.a, pair.b)}
     write(lfw, judged, folder / "photos-test")
-    write(lfw, learnt_from(lfw, people), folder / "photos-train")
-    for side in ("train", "test"):
+    several, one = learnt_from(lfw, people)
+    write(lfw, several, folder / "photos-train")
+    if singles:
+        write(lfw, one, folder / "photos-singles")
+    for side in ("train", "test", *(["singles"] if singles else [])):
         if people is None and (folder / f"crops-{side}" / "report.json").exists():
             continue  # whole: the report is written last
         found = prepare(
             folder / f"photos-{side}",
             folder / f"crops-{side}",
             ModelStore(CHECKOUT / "models"),
+            evaluation=folder / "crops-test" if side == "singles" else None,
+            leave_out=side == "singles",
             threads=os.cpu_count() or 1,
         )
         note(f"{side}: {found.crops} crops, {len(found.refused)} photos without a face")
-    return Ready(folder / "crops-train", folder / "crops-test", pairs)
+    return Ready(folder / "crops-train", folder / "crops-singles", folder / "crops-test", pairs)
 
 
-def learnt_from(lfw: Lfw, people: int | None) -> list[str]:
-    """Photos of everybody who has two or more and is in no pair of the folds that judge."""
+def learnt_from(lfw: Lfw, people: int | None) -> tuple[list[str], list[str]]:
+    """Photos of people who are in no pair of the folds that judge: of those with two or more, and of those with one.
+
+    The latter leave out who is filed under a second name among those who judge.
+    """
     barred = {person for person, fold in lfw.folds_of_people().items() if fold >= FIRST_TEST_FOLD}
+    also = {name for both in SAME_PERSON if barred & {*both} for name in both}
     counts = Counter(lfw.person(name) for name in lfw.photos)
-    wanted = [person for person, count in counts.items() if count > 1 and person not in barred]
-    chosen = set(wanted if people is None else sorted(wanted)[:people])
-    return [name for name in lfw.photos if lfw.person(name) in chosen]
+    several = [person for person, count in counts.items() if count > 1 and person not in barred]
+    one = [person for person, count in counts.items() if count == 1 and person not in barred | also]
+    sides = [set(each if people is None else sorted(each)[:people]) for each in (several, one)]
+    found = [[name for name in lfw.photos if lfw.person(name) in side] for side in sides]
+    return found[0], found[1]
 
 
 def few(pairs: Sequence[Pair], count: int) -> tuple[Pair, ...]:
@@ -129,9 +152,10 @@ class Learnt:
     photos_per_second: float
 
 
-def learn(made: Ready, folder: Path, changes: Sequence[str]) -> Learnt:
-    """Train laptop.toml with some changes and judge the result; a run that is there already goes on or is done."""
-    config = load(LAPTOP, [f"data.train=['{made.train}']", f"run.folder={folder}", *changes])
+def learn(made: Ready, folder: Path, recipe: Recipe, changes: Sequence[str]) -> Learnt:
+    """Train laptop.toml by a recipe and judge the result; a run that is there already goes on or is done."""
+    photos = [str(each) for each in ([made.train, made.singles] if recipe.singles else [made.train])]
+    config = load(LAPTOP, [f"data.train={photos}", f"run.folder={folder}", *recipe.changes, *changes])
     network = restore(train(config)).network
     crops = Folder(made.test)
     vectors = embed(of_network(network), PhotosOf(crops))
@@ -155,7 +179,7 @@ def accuracy(
     found: dict[str, list[float]] = {name: [] for name in recipes}
     for seed in range(seeds):
         for name in recipes:
-            run = learn(made, folder / f"{name}-{seed}", [*RECIPES[name], f"run.seed={seed}", *changes])
+            run = learn(made, folder / f"{name}-{seed}", RECIPES[name], [f"run.seed={seed}", *changes])
             found[name].append(run.accuracy)
             more = {"recipe": name, "seed": seed, "pairs": len(made.pairs)}
             report.figure(kind(name), round(run.accuracy, 2), "%", folds=[round(each, 2) for each in run.folds], **more)
@@ -171,4 +195,4 @@ def accuracy(
 
 def kind(recipe: str) -> str:
     """The figure that a recipe is one of."""
-    return "lfw_distilled" if recipe == "distilled" else "lfw_scratch"
+    return "lfw_distilled" if recipe.startswith("distilled") else "lfw_scratch"
