@@ -73,7 +73,6 @@ def test_a_killed_run_goes_on(people, uninterrupted, tmp_path):
     "change",
     [
         "network.dim=32",
-        "network.precision=bfloat16",
         "augment.erase=0.7",
         "optimiser.rate=0.05",
         "optimiser.average=0.5",
@@ -84,7 +83,15 @@ def test_a_killed_run_goes_on(people, uninterrupted, tmp_path):
 def test_a_finished_run_of_another_configuration_is_refused_by_the_key(people, uninterrupted, tmp_path, change):
     shutil.copytree(uninterrupted / "checkpoints", tmp_path / "checkpoints")
     with pytest.raises(CheckpointError, match=f"belongs to another configuration: it has {change.split('=')[0]} "):
-        train(load(None, changes(people, tmp_path, *THOROUGH, "network.precision=float32", change)))
+        train(load(None, changes(people, tmp_path, *THOROUGH, change)))
+
+
+def test_a_finished_run_is_refused_in_another_precision_than_this_machine_chose(people, uninterrupted, tmp_path):
+    shutil.copytree(uninterrupted / "checkpoints", tmp_path / "checkpoints")
+    chosen = setting_of(load(None, changes(people, tmp_path, *THOROUGH))).precision
+    other = "float32" if chosen is torch.bfloat16 else "bfloat16"
+    with pytest.raises(CheckpointError, match=r"belongs to another configuration: it has network\.precision "):
+        train(load(None, changes(people, tmp_path, *THOROUGH, f"network.precision={other}")))
 
 
 def test_other_photos_or_another_teacher_under_the_same_name_are_refused(people, tmp_path):
