@@ -114,14 +114,16 @@ def speed(report: Report, people: Path, folder: Path, *, batch: int, turns: int)
                 rates[name].append(batch / (time.perf_counter() - started))
                 worked[name] += time.process_time() - before
     middle = {name: statistics.median(each) for name, each in rates.items()}
-    more = {"batch": batch, "threads": torch.get_num_threads(), "precision": str(setting.precision)}
+    more = {"batch": batch, "threads": torch.get_num_threads()}
+    precision = {"plain": "torch.float32", "ours": str(setting.precision)}
     for name, rate in middle.items():
-        report.figure("photos_per_second", round(rate, 2), "photos/s", loop=name, **more)
+        each = {"loop": name, "precision": precision[name], **more}
+        report.figure("photos_per_second", round(rate, 2), "photos/s", **each)
+        report.figure("processor_ms", round(1e3 * worked[name] / turns / batch, 2), "ms a photo", **each)
     ratios = [one / other for one, other in zip(rates["ours"], rates["plain"], strict=True)]
     quick = compiled(bottleneck.CODE if setting.precision is torch.float32 else fused.CODE) is not None
     most = {"least": round(min(ratios), 3), "most": round(max(ratios), 3), "fused": quick}
-    report.figure("processor_ms", round(1e3 * worked["ours"] / turns / batch, 2), "ms a photo", loop="ours", **more)
-    report.figure("processor_ms", round(1e3 * worked["plain"] / turns / batch, 2), "ms a photo", loop="plain", **more)
+    more["precision"] = precision["ours"]
     report.figure("step_speedup", round(middle["ours"] / middle["plain"], 3), "x", **most, **more)
 
 
