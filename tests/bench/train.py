@@ -13,6 +13,9 @@ reaches on LFW (see `tests.bench.train_lfw`): hours with `--seeds 5`, which `--w
 
 from __future__ import annotations
 
+import training  # noqa: F401 - before PyTorch: it says how PyTorch's threads wait
+
+# isort: split
 import json
 import multiprocessing
 import statistics

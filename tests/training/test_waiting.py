@@ -7,11 +7,11 @@ import sys
 import pytest
 
 
-def spins(**environment: str) -> str:
-    """What GNU OpenMP itself says that it was set to in a process of its own."""
+def spins(module: str, **environment: str) -> str:
+    """What GNU OpenMP itself says that it was set to in a process that imports a module."""
     others = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"}
     done = subprocess.run(
-        [sys.executable, "-c", "import training.train"],
+        [sys.executable, "-c", f"import {module}"],
         env=others | {"OMP_DISPLAY_ENV": "verbose"} | environment,
         capture_output=True,
         text=True,
@@ -21,7 +21,12 @@ def spins(**environment: str) -> str:
     return line.split("'")[1]
 
 
-@pytest.mark.parametrize(("own", "meant"), [({}, "10000"), ({"GOMP_SPINCOUNT": "7"}, "7")])
-def test_waiting_is_short_unless_the_user_says_otherwise(own: dict[str, str], meant: str) -> None:
-    """The training loop's process runs with the package's count; a user's own is kept."""
-    assert spins(**own) == meant
+@pytest.mark.parametrize("module", ["training.train", "training.evaluate", "training.export", "tests.bench.train"])
+def test_waiting_is_short(module: str) -> None:
+    """Every command that computes with PyTorch runs with the package's count, the bench of training among them."""
+    assert spins(module) == "10000"
+
+
+def test_waiting_is_as_the_user_says() -> None:
+    """A user's own count is kept."""
+    assert spins("training.train", GOMP_SPINCOUNT="7") == "7"
