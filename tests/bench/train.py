@@ -6,7 +6,8 @@ the same network, batch and threads, in turns in one run; on a busy machine the 
 a sampled head with a full one in a process each, the full one written as most people write it. `resume_identical` is 1
 when a resumed run left the same bits as an uninterrupted one. `lfw_scratch` and `lfw_distilled` are what laptop.toml
 reaches on LFW (see `tests.bench.train_lfw`): hours with `--seeds 5`, which `--work DIR` lets go on where it stopped.
-`--recipes arcface cosface softmax` compares heads; `distilled_wide` learns from people with one photo too.
+`--recipes arcface cosface softmax` compares heads; `distilled_wide` learns from people with one photo too. How near a
+copy comes to its teacher on people whom it never saw is `cosine_to_teacher`.
 `laptop_total` is the time from photos to a service that answers, all commands of training/README.md in turn.
 `--only step` is `step_speedup` alone, a minute; `--only cost` has the heads too, which take 15 GB of memory.
 """

@@ -24,7 +24,7 @@ from service.settings import CHECKOUT
 from tests.bench.lfw_data import SAME_PERSON, Lfw, Pair, load_lfw
 from tests.bench.report import Report, note
 from training.config import load
-from training.embed import PhotosOf, embed, of_network
+from training.embed import PhotosOf, embed, of_network, of_onnx
 from training.folder import Folder
 from training.prepare import prepare
 from training.restore import restore
@@ -144,12 +144,16 @@ def write(lfw: Lfw, names: Sequence[str] | set[str], folder: Path) -> None:
 
 @dataclass(frozen=True)
 class Learnt:
-    """What came of one run: accuracy on the pairs in percent, and the share of its time that steps waited for data."""
+    """What came of one run: accuracy on the pairs in percent, and the share of its time that steps waited for data.
+
+    `to_teacher` has the mean and the least cosine to the teacher's vectors, over the crops to judge by.
+    """
 
     accuracy: float
     folds: tuple[float, ...]
     wait: float
     photos_per_second: float
+    to_teacher: tuple[float, float] | None
 
 
 def learn(made: Ready, folder: Path, recipe: Recipe, changes: Sequence[str]) -> Learnt:
@@ -159,6 +163,9 @@ def learn(made: Ready, folder: Path, recipe: Recipe, changes: Sequence[str]) -> 
     network = restore(train(config)).network
     crops = Folder(made.test)
     vectors = embed(of_network(network), PhotosOf(crops))
+    cosines = None
+    if config.teacher.model is not None:
+        cosines = (vectors * embed(of_onnx(config.teacher.model), PhotosOf(crops))).sum(axis=1)
     at = {path.stem: row for row, path in enumerate(crops.paths)}
     scores = np.array([vectors[at[pair.a]] @ vectors[at[pair.b]] for pair in made.pairs])
     judged = fold_accuracy(scores, np.array([pair.same for pair in made.pairs]), folds=3)
@@ -169,6 +176,7 @@ def learn(made: Ready, folder: Path, recipe: Recipe, changes: Sequence[str]) -> 
         judged.folds,
         statistics.mean(line["wait"] for line in steps),
         statistics.median(line["photos_per_second"] for line in steps),
+        None if cosines is None else (float(cosines.mean()), float(cosines.min())),
     )
 
 
@@ -184,6 +192,9 @@ def accuracy(
             more = {"recipe": name, "seed": seed, "pairs": len(made.pairs)}
             report.figure(kind(name), round(run.accuracy, 2), "%", folds=[round(each, 2) for each in run.folds], **more)
             report.figure("data_wait", round(100 * run.wait, 2), "% of a step", recipe=name, seed=seed)
+            if run.to_teacher is not None:
+                mean, least = (round(each, 3) for each in run.to_teacher)
+                report.figure("cosine_to_teacher", mean, "mean", least=least, recipe=name, seed=seed)
             report.figure("run_photos_per_second", round(run.photos_per_second, 1), "photos/s", recipe=name, seed=seed)
     for name, values in found.items():
         if len(values) > 1:
